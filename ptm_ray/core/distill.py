@@ -1,0 +1,168 @@
+"""One outer step: match a segment, update the synthetic set.
+
+Everything that a run carries from one outer step to the next is a `Learner`; its `state_dict` is all that a
+checkpoint needs of the mathematics.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ptm_ray.core.overlap import Halves, Reference, separation_gradient
+from ptm_ray.core.params import Network
+from ptm_ray.core.synthetic import Synthetic
+from ptm_ray.core.types import Float, Tensor
+from ptm_ray.core.unroll import Batch, Gradients, matching_gradients
+
+#: Inner lr is multiplied by this when an update is skipped: a student that explodes took too long steps.
+BACK_OFF = 0.5
+
+
+@dataclass(frozen=True)
+class OuterRates:
+    """Step sizes of the update. `optimiser` is "adam" or "sgd" (MTT's, with momentum 0.5)."""
+
+    optimiser: str
+    images: float
+    inner_lr: float
+    labels: float
+    ema_decay: float
+    explode_at: float
+
+
+class Separation:
+    """What the separate phase needs beside the segment: the halves, and real images in the embedding at its end."""
+
+    def __init__(
+        self, halves: Halves, theta: Float[Tensor, " params"], real: dict[int, Reference], weight: float
+    ) -> None:
+        self.halves, self.theta, self.real, self.weight = halves, theta, real, weight
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one outer step reports. `skipped`: the update was not finite or exploded, and was left out."""
+
+    loss: float
+    inner_lr: float
+    skipped: bool
+    overlap: float | None = None
+
+
+class Learner:
+    """The synthetic set, its optimiser and its moving average."""
+
+    def __init__(self, synthetic: Synthetic, rates: OuterRates) -> None:
+        self.synthetic, self.rates = synthetic, rates
+        groups = [
+            {"params": [synthetic.images], "lr": rates.images},
+            {"params": [synthetic.log_lr], "lr": rates.inner_lr},
+        ]
+        if synthetic.label_logits is not None:
+            groups.append({"params": [synthetic.label_logits], "lr": rates.labels})
+        self.optimiser: torch.optim.Optimizer
+        if rates.optimiser == "adam":
+            self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        else:
+            self.optimiser = torch.optim.SGD(groups, lr=rates.images, momentum=0.5)
+        self.ema = synthetic.images.clone() if rates.ema_decay else None
+
+    def result(self) -> Synthetic:
+        """A copy of the set as it would be handed on: averaged images where averaging is on."""
+        now = self.synthetic
+        images = now.images if self.ema is None else self.ema
+        logits = None if now.label_logits is None else now.label_logits.clone()
+        return Synthetic(images.clone(), now.classes.clone(), now.log_lr.clone(), now.num_classes, logits)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of all that changes."""
+        now = self.synthetic
+        tensors = {
+            "images": now.images,
+            "log_lr": now.log_lr,
+            "label_logits": now.label_logits,
+            "ema": self.ema,
+        }
+        copied = {key: None if value is None else value.clone() for key, value in tensors.items()}
+        moments = {
+            index: {k: v.clone() if isinstance(v, Tensor) else v for k, v in slot.items()}
+            for index, slot in self.optimiser.state_dict()["state"].items()
+        }
+        return {**copied, "moments": moments}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a copied state, in place."""
+        now = self.synthetic
+        now.images.copy_(state["images"])
+        now.log_lr.copy_(state["log_lr"])
+        if now.label_logits is not None:
+            now.label_logits.copy_(state["label_logits"])
+        if self.ema is not None:
+            self.ema.copy_(state["ema"])
+        whole = self.optimiser.state_dict()
+        whole["state"] = {
+            index: {k: v.clone() if isinstance(v, Tensor) else v for k, v in slot.items()}
+            for index, slot in state["moments"].items()
+        }
+        self.optimiser.load_state_dict(whole)
+
+    def update(self, gradients: Gradients, moving: Tensor | None = None) -> None:
+        """One step of the optimiser; with `moving`, the images of all other rows stay as they are."""
+        now = self.synthetic
+        before = now.images.clone()
+        now.images.grad, now.log_lr.grad = gradients.images, gradients.log_lr
+        if now.label_logits is not None:
+            leaf = now.label_logits.detach().requires_grad_()
+            with torch.enable_grad():
+                probabilities = leaf.softmax(1)
+            (now.label_logits.grad,) = torch.autograd.grad(probabilities, leaf, gradients.labels)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        if moving is not None:
+            moved = now.images[moving].clone()
+            now.images.copy_(before)
+            now.images[moving] = moved
+        if self.ema is not None:
+            self.ema.lerp_(now.images, 1 - self.rates.ema_decay)
+
+
+def _usable(gradients: Gradients, explode_at: float) -> bool:
+    finite = all(bool(torch.isfinite(part).all()) for part in gradients)
+    return finite and float(gradients.loss) < explode_at
+
+
+def outer_step(
+    network: Network,
+    learner: Learner,
+    start: Float[Tensor, " params"],
+    target: Float[Tensor, " params"],
+    batches: Sequence[Batch],
+    *,
+    keep: int = 0,
+    separation: Separation | None = None,
+    moving: Tensor | None = None,
+) -> StepMetrics:
+    """Matches the student to the segment start → target and updates the synthetic set in place.
+
+    `separation` adds −weight · overlap ratio to the loss (the separate phase); `moving` limits the update to those
+    rows (separate and retrain). An update that is not finite, or whose loss has exploded, is skipped and the inner lr
+    backs off.
+    """
+    now = learner.synthetic
+    gradients = matching_gradients(network, start, target, now.images, now.labels(), now.log_lr, batches, keep=keep)
+    loss, inner_lr = float(gradients.loss), math.exp(float(now.log_lr))
+    if not _usable(gradients, learner.rates.explode_at):
+        now.log_lr.add_(math.log(BACK_OFF))
+        return StepMetrics(loss, inner_lr, skipped=True)
+    overlap = None
+    if separation is not None:
+        ratio, apart = separation_gradient(
+            network, separation.theta, now.images, now.classes, separation.halves, separation.real
+        )
+        gradients = gradients._replace(images=gradients.images - separation.weight * apart)
+        overlap = float(ratio)
+    learner.update(gradients, moving)
+    return StepMetrics(loss, inner_lr, skipped=False, overlap=overlap)

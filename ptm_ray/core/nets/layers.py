@@ -1,0 +1,20 @@
+"""Normalisation, shared by the architectures."""
+
+from torch import nn
+
+NORMS = ("instance", "group", "batch", "none")
+
+
+def norm_layer(norm: str, channels: int) -> nn.Module:
+    """One normalisation layer for `channels` maps.
+
+    Instance norm is group norm with a group per channel: the same numbers, learnable scale and shift, and no
+    second code path in the framework's double backward.
+    """
+    if norm == "instance":
+        return nn.GroupNorm(channels, channels)
+    if norm == "group":
+        return nn.GroupNorm(max(1, channels // 16), channels)
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.Identity()

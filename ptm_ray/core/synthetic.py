@@ -1,0 +1,101 @@
+"""The synthetic set while it is being learned: images, labels, inner lr, and how it starts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from ptm_ray.core import augment
+from ptm_ray.core.types import Float, Int, Tensor
+from ptm_ray.core.unroll import Batch
+from ptm_ray.errors import NotEnoughImages
+
+
+@dataclass
+class Synthetic:
+    """Learned tensors, in normalised pixel units. `label_logits` is None where labels are hard."""
+
+    images: Float[Tensor, "n channels height width"]
+    classes: Int[Tensor, " n"]
+    log_lr: Float[Tensor, ""]
+    num_classes: int
+    label_logits: Float[Tensor, "n classes"] | None = None
+
+    def labels(self) -> Float[Tensor, "n classes"]:
+        """Label probabilities: one-hot, or the softmax of the learned logits."""
+        if self.label_logits is None:
+            return F.one_hot(self.classes, self.num_classes).to(self.images.dtype)
+        return self.label_logits.softmax(1)
+
+
+def class_rows(labels: Int[Tensor, " n"], label: int) -> Int[Tensor, " rows"]:
+    """Where a class stands among the images."""
+    return torch.nonzero(labels == label).flatten()
+
+
+def balanced_rows(
+    labels: Int[Tensor, " n"],
+    ipc: int,
+    names: Sequence[str],
+    generator: torch.Generator,
+    *,
+    replacement: bool = False,
+) -> Int[Tensor, " chosen"]:
+    """`ipc` random rows of each class, class by class.
+
+    Raises `NotEnoughImages` where a class has fewer and `replacement` (resampling) is off.
+    """
+    chosen = []
+    for label, name in enumerate(names):
+        rows = class_rows(labels, label)
+        if len(rows) < ipc and not replacement:
+            raise NotEnoughImages(
+                f"class {name!r} has {len(rows)} training images, ipc is {ipc}; "
+                "lower ipc, or use init 'noise' or init 'real-resampled'"
+            )
+        if len(rows) < ipc:
+            order = torch.randint(len(rows), (ipc,), generator=generator)
+        else:
+            order = torch.randperm(len(rows), generator=generator)[:ipc]
+        chosen.append(rows[order])
+    return torch.cat(chosen)
+
+
+def from_real(
+    images: Float[Tensor, "real channels height width"],
+    labels: Int[Tensor, " real"],
+    ipc: int,
+    names: Sequence[str],
+    lr: float,
+    generator: torch.Generator,
+    *,
+    replacement: bool = False,
+) -> Synthetic:
+    """Starts from random real images; what they show can be recognised in the result."""
+    rows = balanced_rows(labels, ipc, names, generator, replacement=replacement)
+    return Synthetic(images[rows].clone(), labels[rows].clone(), torch.tensor(lr).log(), len(names))
+
+
+def from_noise(
+    shape: tuple[int, int, int], num_classes: int, ipc: int, lr: float, generator: torch.Generator
+) -> Synthetic:
+    """Starts from Gaussian noise of unit variance (the images' own, once normalised); no image is touched."""
+    classes = torch.arange(num_classes).repeat_interleave(ipc)
+    images = torch.randn(len(classes), *shape, generator=generator)
+    return Synthetic(images, classes, torch.tensor(lr).log(), num_classes)
+
+
+def inner_batches(
+    num_images: int, batch_size: int, steps: int, ops: Sequence[str], generator: torch.Generator
+) -> list[Batch]:
+    """What each of the student's steps trains on: shuffled passes through the set, a fresh augmentation each.
+
+    Where a whole set fits one batch every step sees all of it. Passes are cut into equal batches; what is left of a
+    pass joins the next one, so that no step is noisier than the others.
+    """
+    size = min(batch_size, num_images)
+    needed = steps * size
+    passes = [torch.randperm(num_images, generator=generator) for _ in range(-(-needed // num_images))]
+    rows = torch.cat(passes)[:needed].view(steps, size)
+    return [Batch(row, augment.draw(ops, size, generator)) for row in rows]

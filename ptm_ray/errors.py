@@ -1,0 +1,44 @@
+"""What can go wrong, as one tree: everything the package raises on purpose is a `PtmError`.
+
+Messages are whole sentences for the person at the terminal: what is wrong, with which value, and the way out.
+Each class takes the message alone, so that all of them travel through pickle and so across Ray workers.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PtmError(Exception):
+    """Base of all errors that the package raises on purpose."""
+
+
+class ConfigError(PtmError):
+    """Settings that are unknown, out of range or contradict each other."""
+
+
+class DataError(PtmError):
+    """Images, labels or files that can't be distilled as they are."""
+
+
+class NotEnoughImages(DataError):
+    """A class holds fewer real images than the settings ask for."""
+
+
+class StoreError(PtmError):
+    """A file or folder of a run that is damaged, foreign or can't be written."""
+
+
+class DivergedError(PtmError):
+    """An optimisation that left the finite numbers and could not be brought back."""
+
+
+class WorkerFailed(PtmError):
+    """A Ray worker that died or raised more often than it may."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The tail of a message about an unknown name: the nearest known names, then all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(given.lower(), names, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    return f"{hint}known: {', '.join(names)}"

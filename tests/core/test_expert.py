@@ -1,0 +1,69 @@
+"""Snapshots are copies, taken where they should be; the same seed gives the same expert."""
+
+import itertools
+
+import torch
+
+from ptm_ray.core import nets
+from ptm_ray.core.expert import batches, train_expert
+from ptm_ray.core.trajectory import snapshot_steps
+
+
+def train(seed=0, **changes):
+    draw = torch.Generator().manual_seed(seed)
+    network = nets.build("convnet", channels=1, resolution=8, classes=2, width=4, depth=2)
+    images = torch.randn(20, 1, 8, 8, generator=draw)
+    labels = (images.mean((1, 2, 3)) > 0).long()
+    settings = {
+        "snapshot_steps": [0, 1, 5, 60],
+        "lr": 0.1,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "batch_size": 8,
+        "balanced": False,
+        "ops": (),
+        "generator": draw,
+    }
+    start = network.init(draw)
+    thetas = list(train_expert(network, start, images, labels, **{**settings, **changes}))
+    return network, start, thetas, images, labels
+
+
+def test_snapshot_0_is_the_initialisation_and_differs_from_snapshot_1():
+    _, start, thetas, _, _ = train()
+    assert torch.equal(thetas[0], start)
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(thetas))
+
+
+def test_snapshots_are_copies():
+    _, start, thetas, _, _ = train()
+    thetas[0].zero_()
+    assert start.abs().sum() > 0
+    assert len({theta.data_ptr() for theta in thetas}) == len(thetas)
+
+
+def test_an_expert_learns():
+    network, start, thetas, images, labels = train()
+    accuracy = [float((network.logits(t, images).argmax(1) == labels).float().mean()) for t in (start, thetas[-1])]
+    assert accuracy[1] > 0.9 > accuracy[0]
+
+
+def test_the_same_seed_gives_the_same_expert_and_another_seed_another():
+    assert torch.equal(train(seed=3)[2][-1], train(seed=3)[2][-1])
+    assert not torch.equal(train(seed=3)[2][-1], train(seed=4)[2][-1])
+
+
+def test_balanced_batches_draw_each_class_equally_often():
+    labels = torch.tensor([0] * 95 + [1] * 5)
+    rows = batches(labels, 50, True, torch.Generator().manual_seed(0))
+    share = torch.stack([labels[next(rows)].float().mean() for _ in range(100)]).mean()
+    assert 0.45 < share < 0.55
+
+
+def test_snapshot_steps_are_strictly_increasing_and_end_at_the_last_step():
+    assert snapshot_steps(100, 4, 1.0) == [0, 25, 50, 75, 100]
+    early = snapshot_steps(400, 20, 1.5)
+    assert early[0] == 0
+    assert early[-1] == 400
+    assert all(a < b for a, b in itertools.pairwise(early))
+    assert early[1] - early[0] < early[-1] - early[-2]

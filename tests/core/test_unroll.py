@@ -1,0 +1,89 @@
+"""The matching gradient is exact: against full unrolling, and against finite differences, in float64."""
+
+import pytest
+import torch
+
+from ptm_ray.core import nets
+from ptm_ray.core.augment import OPS
+from ptm_ray.core.seeds import Seeds
+from ptm_ray.core.synthetic import inner_batches
+from ptm_ray.core.unroll import graph_bytes, matching_gradients, steps_that_fit
+from tests.reference.unroll import fully_unrolled
+
+
+def problem(steps, *, width=4, resolution=8, classes=3, ipc=2, ops=tuple(OPS), batch=4, seed=0, norm="instance"):
+    """A small network, an expert-like target, soft labels, drawn batches."""
+    draw = torch.Generator().manual_seed(seed)
+    network = nets.build("convnet", channels=3, resolution=resolution, classes=classes, width=width, depth=2, norm=norm)
+    start = network.init(draw, torch.float64)
+    target = start + 0.1 * torch.randn(start.shape, generator=draw, dtype=torch.float64)
+    images = torch.randn(classes * ipc, 3, resolution, resolution, generator=draw, dtype=torch.float64)
+    labels = torch.randn(classes * ipc, classes, generator=draw, dtype=torch.float64).softmax(1)
+    log_lr = torch.tensor(0.05, dtype=torch.float64).log()
+    return network, start, target, images, labels, log_lr, inner_batches(len(images), batch, steps, ops, draw)
+
+
+def relative_error(ours, reference):
+    return float((ours - reference).norm() / reference.norm())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 40])
+@pytest.mark.parametrize("kept_share", [0.0, 0.5, 1.0])
+def test_gradients_agree_with_full_unrolling(steps, kept_share):
+    case = problem(steps)
+    ours = matching_gradients(*case, keep=round(kept_share * steps))
+    loss, images, labels, log_lr = fully_unrolled(*case)
+    torch.testing.assert_close(ours.loss, loss, rtol=1e-12, atol=0)
+    assert relative_error(ours.images, images) < 1e-9
+    assert relative_error(ours.labels, labels) < 1e-9
+    assert relative_error(ours.log_lr, log_lr) < 1e-9
+
+
+@pytest.mark.parametrize("op", sorted(OPS))
+def test_every_augmentation_is_differentiated_exactly(op):
+    case = problem(3, ops=(op,))
+    ours, reference = matching_gradients(*case), fully_unrolled(*case)
+    assert relative_error(ours.images, reference[1]) < 1e-9
+
+
+@pytest.mark.parametrize("norm", ["group", "none"])
+def test_other_norms_are_differentiated_exactly(norm):
+    case = problem(4, norm=norm, width=32)
+    assert relative_error(matching_gradients(*case).images, fully_unrolled(*case)[1]) < 1e-9
+
+
+def test_gradients_agree_with_finite_differences():
+    case = network, start, target, images, labels, log_lr, batches = problem(3, ipc=1, batch=3)
+    ours = matching_gradients(*case)
+
+    def loss_at(images=images, labels=labels, log_lr=log_lr):
+        return float(matching_gradients(network, start, target, images, labels, log_lr, batches).loss)
+
+    step = 1e-6
+    for value, gradient, name in (
+        (images, ours.images, "images"),
+        (labels, ours.labels, "labels"),
+        (log_lr, ours.log_lr, "log_lr"),
+    ):
+        direction = torch.randn(value.shape, generator=torch.Generator().manual_seed(5), dtype=value.dtype)
+        ahead, behind = (loss_at(**{name: value + sign * step * direction}) for sign in (1, -1))
+        torch.testing.assert_close(
+            (ahead - behind) / (2 * step), float((gradient * direction).sum()), rtol=1e-5, atol=1e-9
+        )
+
+
+def test_a_step_rows_may_repeat_in_later_steps_and_be_left_out():
+    network, start, target, images, labels, log_lr, _ = problem(1)
+    batches = inner_batches(2, 2, 3, (), Seeds(0).stream("x"))
+    ours = matching_gradients(network, start, target, images, labels, log_lr, batches)
+    assert torch.equal(ours.images[2:], torch.zeros_like(ours.images[2:]))
+    assert ours.images[:2].abs().sum() > 0
+
+
+def test_memory_budget_decides_how_many_graphs_are_kept():
+    network, start, _, images, labels, _, batches = problem(10)
+    one = graph_bytes(network, start, images, labels, batches[0])
+    arguments = (network, start, images, labels, batches)
+    assert steps_that_fit(0, *arguments) == 0
+    assert 0 < steps_that_fit(6 * one + 11 * start.numel() * 8, *arguments) < 10
+    assert steps_that_fit(10**12, *arguments) == 10
