@@ -1,0 +1,160 @@
+"""`MedicalDataset`: what every source becomes, checked once, before any work is spent on it."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from ptm_ray.errors import DataError
+
+#: Augmentation for images without a meaningful side, and without colour. See `MedicalDataset.augmentation`.
+COLOUR_OPS = ("flip", "scale", "rotate", "crop", "cutout", "brightness", "saturation", "contrast")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (n, height, width, channels) uint8 and labels (n,) int64."""
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class MedicalDataset:
+    """Labelled images in three splits.
+
+    `side_matters`: left and right mean something (chest X-ray, fundus), so nothing may be mirrored. `notes` are
+    sentences about what was done on the way in, for the user and the card. `licence` is as its source states it.
+    """
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    class_names: tuple[str, ...]
+    task: str
+    licence: str = "not stated"
+    source: str = ""
+    side_matters: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        return int(self.train.images.shape[3])
+
+    @property
+    def resolution(self) -> int:
+        return int(self.train.images.shape[1])
+
+    @property
+    def augmentation(self) -> tuple[str, ...]:
+        """DSA's ops as they suit these images: no mirror where the side matters, no saturation without colour."""
+        dropped = {"flip"} if self.side_matters else set()
+        if self.channels == 1:
+            dropped.add("saturation")
+        return tuple(op for op in COLOUR_OPS if op not in dropped)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every image, label and class name: two datasets that share it are the same."""
+        digest = hashlib.sha256()
+        for name in self.class_names:
+            digest.update(name.encode() + b"\0")
+        for split in (self.train, self.val, self.test):
+            digest.update(repr(split.images.shape).encode())
+            digest.update(split.images.tobytes())
+            digest.update(split.labels.tobytes())
+        return digest.hexdigest()
+
+    def with_notes(self, *notes: str) -> "MedicalDataset":
+        """The same images with more said about them."""
+        return replace(self, notes=self.notes + notes)
+
+
+def as_uint8(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
+    """Images as (n, height, width, channels) uint8; floats in [0, 1] are scaled to it.
+
+    Raises `DataError` for shapes that are no images, values that are not finite or out of range.
+    """
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise DataError(
+            f"{where}: images have shape {images.shape}; expected (n, height, width) for grayscale "
+            "or (n, height, width, 3) for RGB"
+        )
+    if images.shape[1] != images.shape[2]:
+        raise DataError(
+            f"{where}: images are {images.shape[1]}×{images.shape[2]}; square ones are needed: crop or resize them"
+        )
+    if images.dtype == np.uint8:
+        return images.astype(np.uint8, copy=False)
+    values = images.astype(np.float64)
+    bad = int((~np.isfinite(values)).sum())
+    if bad:
+        raise DataError(f"{where}: {bad} pixels are NaN or infinite; mend or drop those images")
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if low < 0 or high > 255:
+        raise DataError(f"{where}: pixels run from {low:g} to {high:g}; scale them to 0–255 (uint8) or 0–1 (float)")
+    scale = 255.0 if np.issubdtype(images.dtype, np.floating) and high <= 1.0 else 1.0
+    return np.rint(values * scale).astype(np.uint8)
+
+
+def as_labels(labels: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int64]:
+    """Labels as (n,) int64. Raises `DataError` for several labels an image and for numbers that are not whole."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise DataError(
+            f"{where}: labels have shape {labels.shape}: several an image (multi-label) are not supported yet; "
+            "give one class per image"
+        )
+    if labels.dtype.kind not in "iufb":
+        raise DataError(f"{where}: labels are of type {labels.dtype}; give whole numbers 0, 1, 2, …")
+    values = labels.astype(np.float64)
+    wrong = values[~(np.isfinite(values) & (values == np.rint(values)))]
+    if len(wrong):
+        raise DataError(f"{where}: label {wrong[0]:g} is not a whole number; give classes as 0, 1, 2, …")
+    return values.astype(np.int64)
+
+
+def make_split(images: npt.NDArray[np.generic], labels: npt.NDArray[np.generic], where: str) -> Split:
+    """A checked split. Raises `DataError` where images and labels don't belong together."""
+    if len(images) != len(labels):
+        raise DataError(f"{where}: {len(images)} images but {len(labels)} labels; each image needs exactly one")
+    if len(images) == 0:
+        raise DataError(f"{where}: no images")
+    return Split(as_uint8(images, where), as_labels(labels, where))
+
+
+def check(dataset: MedicalDataset) -> MedicalDataset:
+    """The dataset itself, once its splits and classes are known to fit together. Raises `DataError`."""
+    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    if dataset.num_classes < 2:
+        raise DataError(f"{dataset.name}: only one class ({dataset.class_names}); two or more are needed to tell apart")
+    for part, split in splits.items():
+        if split.images.shape[1:] != dataset.train.images.shape[1:]:
+            raise DataError(
+                f"{dataset.name}: {part} images are {split.images.shape[1:]}, train images "
+                f"{dataset.train.images.shape[1:]}; all splits need one size"
+            )
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= dataset.num_classes:
+            raise DataError(
+                f"{dataset.name}: {part} labels run from {low} to {high}, but there are {dataset.num_classes} classes "
+                f"(0 to {dataset.num_classes - 1})"
+            )
+    counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+    for name, count in zip(dataset.class_names, counts, strict=True):
+        if count == 0:
+            raise DataError(f"{dataset.name}: class {name!r} has no training image; drop the class or add images of it")
+    return dataset

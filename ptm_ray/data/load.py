@@ -1,0 +1,59 @@
+"""From what the user wrote (a name or a path) to a checked dataset."""
+
+from pathlib import Path
+
+from ptm_ray.data import folder, medmnist, table
+from ptm_ray.data.dataset import MedicalDataset, check
+from ptm_ray.data.npz import read_npz
+from ptm_ray.data.phantom import cellphantom
+from ptm_ray.errors import DataError, did_you_mean
+
+
+def load_dataset(data: str | Path, *, size: int | None = None, data_root: str | Path | None = None) -> MedicalDataset:
+    """A dataset by name (`cellphantom`, any MedMNIST 2D flag) or path (npz, class folders, Parquet or Arrow table).
+
+    `size` is the resolution in pixels: one of MedMNIST's (default 28), or what folders and tables are scaled to
+    (default 32). `data_root` is searched for MedMNIST's files before its own folder.
+
+    Raises `DataError` for what can't be found, read or distilled, saying which and the way out.
+    """
+    text, path = str(data), Path(data)
+    root = Path(data_root) if data_root else None
+    if text == "cellphantom":
+        return check(cellphantom())
+    if path.is_dir():
+        return check(folder.read_folder(path, size or 32))
+    if path.is_file():
+        return check(_read_file(path, size))
+    if path.suffix or "/" in text:
+        raise DataError(f"no file or folder {text}; give an npz, a folder of class folders, a table, or a name")
+    if text in medmnist.flags():
+        return check(medmnist.read_medmnist(text, size or 28, root))
+    if root and (root / f"{text}.npz").is_file():
+        return check(_read_file(root / f"{text}.npz", size))
+    raise DataError(f"unknown dataset {text!r}; {did_you_mean(text, ['cellphantom', *medmnist.flags()])}")
+
+
+def _read_file(path: Path, size: int | None) -> MedicalDataset:
+    if path.suffix == ".npz":
+        return read_npz(path, **_known(path))
+    if path.suffix in table.ENDINGS:
+        return table.read_table(path, size or 32)
+    raise DataError(
+        f"{path} ends in {path.suffix or 'nothing'}; expected .npz, {', '.join(sorted(table.ENDINGS))}, or a folder"
+    )
+
+
+def _known(path: Path) -> dict[str, object]:
+    """What medmnist knows about a file that bears one of its names: class names, licence, side."""
+    flag = path.stem.rsplit("_", 1)[0] if path.stem.rsplit("_", 1)[-1] in ("64", "128", "224") else path.stem
+    about = medmnist.flags().get(flag)
+    if about is None or about["task"].startswith("multi-label"):
+        return {}
+    return {
+        "class_names": tuple(about["label"][str(k)] for k in range(len(about["label"]))),
+        "task": about["task"],
+        "licence": about["license"],
+        "source": f"MedMNIST ({about['url'].split('?')[0]})",
+        "side_matters": flag in medmnist.SIDED,
+    }

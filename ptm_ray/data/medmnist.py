@@ -1,0 +1,75 @@
+"""MedMNIST's 2D sets: looked for on disk, else downloaded by the medmnist package with its checksum."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ptm_ray.data.dataset import MedicalDataset
+from ptm_ray.data.npz import read_npz
+from ptm_ray.errors import DataError
+
+SIZES = (28, 64, 128, 224)
+
+#: Sets whose images have a left and a right that mean something.
+SIDED = {"pneumoniamnist", "chestmnist", "retinamnist", "breastmnist", "organamnist", "organcmnist", "organsmnist"}
+
+log = logging.getLogger(__name__)
+
+
+def flags() -> dict[str, Any]:
+    """The 2D flags and what medmnist says of each."""
+    from medmnist.info import INFO
+
+    return {flag: about for flag, about in INFO.items() if not flag.endswith("3d")}
+
+
+def folders(data_root: Path | None) -> list[Path]:
+    """Where files are looked for, in order."""
+    from medmnist.info import DEFAULT_ROOT
+
+    own = Path(DEFAULT_ROOT) if DEFAULT_ROOT else Path.home() / ".medmnist"
+    return [*([data_root] if data_root else []), own]
+
+
+def read_medmnist(flag: str, size: int, data_root: Path | None) -> MedicalDataset:
+    """The set of that flag at 28, 64, 128 or 224 pixels.
+
+    Raises `DataError` for another size, a multi-label flag, and where it is neither on disk nor downloadable.
+    """
+    about = flags()[flag]
+    if size not in SIZES:
+        raise DataError(f"{flag} has no size {size}; MedMNIST offers {', '.join(map(str, SIZES))}")
+    if about["task"].startswith("multi-label"):
+        raise DataError(f"{flag} has several labels an image (multi-label), which is not yet supported")
+    name = flag if size == 28 else f"{flag}_{size}"
+    places = [folder / f"{name}.npz" for folder in folders(data_root)]
+    path = next((place for place in places if place.is_file()), None) or _download(flag, size, places)
+    names = tuple(about["label"][str(k)] for k in range(len(about["label"])))
+    return read_npz(
+        path,
+        name=name,
+        class_names=names,
+        task=about["task"],
+        licence=about["license"],
+        source=f"MedMNIST ({about['url'].split('?')[0]})",
+        side_matters=flag in SIDED,
+    )
+
+
+def _download(flag: str, size: int, places: list[Path]) -> Path:
+    import medmnist
+
+    target = places[0]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    log.info("downloading %s at %s pixels into %s", flag, size, target.parent)
+    try:
+        getattr(medmnist, flags()[flag]["python_class"])(
+            split="train", download=True, root=str(target.parent), size=size
+        )
+    except Exception as error:  # whatever the downloader met, the way out is the same
+        looked = " and ".join(str(place) for place in places)
+        raise DataError(
+            f"{flag} at {size} pixels was not found at {looked}, and downloading it failed ({error}); "
+            f"fetch {target.name} by hand and pass its folder as --data-root"
+        ) from error
+    return target

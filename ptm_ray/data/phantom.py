@@ -1,0 +1,210 @@
+"""`cellphantom`, the embedded default: stained blood cells, drawn from a seed.
+
+A stand-in that needs no download and no licence: eight classes that differ as white cells do (shape and number of
+nuclear lobes, granules, cytoplasm), under variation that hides the difference (size, place, stain, neighbours, blur,
+noise). It tests a pipeline and teaches the commands; it says nothing about any disease.
+
+Colour is made as a microscope sees it: stains absorb light, so densities add and the image is exp(−density).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from ptm_ray.core.seeds import Seeds
+from ptm_ray.data.dataset import MedicalDataset, Split
+
+Field = npt.NDArray[np.float64]
+
+SIZE = 32
+OVERSAMPLING = 2
+CLASSES = (
+    "lymphocyte",
+    "monocyte",
+    "eosinophil",
+    "neutrophil",
+    "basophil",
+    "erythroblast",
+    "platelet",
+    "red cell",
+)
+#: Absorption of the stains in red, green and blue.
+PURPLE = np.array([0.95, 1.25, 0.35])
+PINK = np.array([0.15, 0.75, 0.45])
+ORANGE = np.array([0.10, 0.70, 0.95])
+BLUE = np.array([0.75, 0.55, 0.15])
+
+
+class Canvas:
+    """Coordinates of one image in [−1, 1], and the density of stain laid on it so far."""
+
+    def __init__(self, draw: np.random.Generator) -> None:
+        side = (np.arange(SIZE * OVERSAMPLING) + 0.5) / (SIZE * OVERSAMPLING) * 2 - 1
+        self.y, self.x = np.meshgrid(side, side, indexing="ij")
+        self.density = np.zeros((*self.x.shape, 3))
+        self.draw = draw
+
+    def blob(self, x: float, y: float, radius: float, squeeze: float = 1.0, wobble: float = 0.06) -> Field:
+        """How much of each pixel (0 to 1) an irregular, squeezed disc covers."""
+        angle = self.draw.uniform(0, np.pi)
+        u = (self.x - x) * np.cos(angle) + (self.y - y) * np.sin(angle)
+        v = -(self.x - x) * np.sin(angle) + (self.y - y) * np.cos(angle)
+        u, v = u * np.sqrt(squeeze), v / np.sqrt(squeeze)
+        around = np.arctan2(v, u)
+        edge = sum(
+            self.draw.normal(0, wobble / k) * np.cos(k * around + self.draw.uniform(0, 2 * np.pi)) for k in (2, 3, 5)
+        )
+        cover: Field = np.clip((radius * (1 + edge) - np.hypot(u, v)) * 14 + 0.5, 0, 1)
+        return cover
+
+    def stain(self, cover: Field, colour: Field, amount: float) -> None:
+        """Lays stain on: densities add."""
+        self.density += cover[..., None] * colour * amount
+
+    def granules(self, within: Field, count: int, radius: float, colour: Field, amount: float) -> None:
+        """Small grains at random places of a covered region."""
+        places = np.argwhere(within > 0.5)
+        if not len(places):
+            return
+        reach = int(radius * SIZE * OVERSAMPLING) + 2
+        for row, column in places[self.draw.integers(len(places), size=count)]:
+            # A grain touches a few pixels: only those are computed.
+            near = np.s_[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
+            distance = np.hypot(self.x[near] - self.x[row, column], self.y[near] - self.y[row, column])
+            grain = np.clip((radius * self.draw.uniform(0.7, 1.3) - distance) * 14 + 0.5, 0, 1)
+            self.density[near] += grain[..., None] * colour * amount
+
+
+def _lobes(canvas: Canvas, x: float, y: float, size: float, count: int) -> Field:
+    """`count` round lobes along a bent chain, joined where they touch."""
+    turn, bend = canvas.draw.uniform(0, 2 * np.pi), canvas.draw.uniform(0.5, 1.2)
+    radius = size * (0.62 if count == 2 else 0.48)
+    cover = np.zeros_like(canvas.x)
+    for k in range(count):
+        along = turn + (k - (count - 1) / 2) * bend * 2 * np.pi / (count + 1)
+        reach = size * canvas.draw.uniform(0.55, 0.75)
+        lobe = canvas.blob(x + reach * np.cos(along), y + reach * np.sin(along), radius * canvas.draw.uniform(0.8, 1.1))
+        cover = np.maximum(cover, lobe)
+    return cover
+
+
+def _lymphocyte(c: Canvas, x: float, y: float, r: float) -> None:
+    c.stain(c.blob(x, y, r * 0.95), BLUE, 0.45)
+    shift = c.draw.normal(0, 0.05, 2)
+    c.stain(c.blob(x + shift[0], y + shift[1], r * c.draw.uniform(0.66, 0.85)), PURPLE, 1.0)
+
+
+def _monocyte(c: Canvas, x: float, y: float, r: float) -> None:
+    c.stain(c.blob(x, y, r * 1.15, wobble=0.1), BLUE, 0.4)
+    turn = c.draw.uniform(0, 2 * np.pi)
+    kidney = c.blob(x, y, r * 0.8, squeeze=c.draw.uniform(1.1, 1.4))
+    notch = c.blob(x + 0.62 * r * np.cos(turn), y + 0.62 * r * np.sin(turn), r * c.draw.uniform(0.3, 0.5))
+    c.stain(kidney * (1 - notch), PURPLE, 0.8)
+
+
+def _eosinophil(c: Canvas, x: float, y: float, r: float) -> None:
+    body = c.blob(x, y, r)
+    c.stain(body, PINK, 0.3)
+    c.granules(body, 26, 0.07, ORANGE, 0.5)
+    c.stain(_lobes(c, x, y, r * 0.7, 2), PURPLE, 0.9)
+
+
+def _neutrophil(c: Canvas, x: float, y: float, r: float) -> None:
+    body = c.blob(x, y, r)
+    c.stain(body, PINK, 0.4)
+    c.granules(body, 14, 0.05, PINK, 0.4)
+    c.stain(_lobes(c, x, y, r * 0.7, int(c.draw.integers(3, 6))), PURPLE, 0.9)
+
+
+def _basophil(c: Canvas, x: float, y: float, r: float) -> None:
+    body = c.blob(x, y, r * 0.95)
+    c.stain(body, PINK, 0.35)
+    c.stain(_lobes(c, x, y, r * 0.65, int(c.draw.integers(2, 4))), PURPLE, 0.6)
+    c.granules(body, 22, 0.075, PURPLE, 0.6)
+
+
+def _erythroblast(c: Canvas, x: float, y: float, r: float) -> None:
+    c.stain(c.blob(x, y, r * 0.9), PINK, c.draw.uniform(0.4, 0.7))
+    c.stain(c.blob(x, y, r * 0.9), BLUE, c.draw.uniform(0.0, 0.4))
+    shift = c.draw.normal(0, 0.07, 2)
+    c.stain(c.blob(x + shift[0], y + shift[1], r * c.draw.uniform(0.42, 0.6), wobble=0.02), PURPLE, 1.3)
+
+
+def _platelet(c: Canvas, x: float, y: float, r: float) -> None:
+    body = np.zeros_like(c.x)
+    for _ in range(int(c.draw.integers(1, 4))):
+        at = c.draw.normal(0, 0.22, 2)
+        body = np.maximum(body, c.blob(x + at[0], y + at[1], r * c.draw.uniform(0.25, 0.5), wobble=0.2))
+    c.stain(body, PURPLE, 0.45)
+    c.granules(body, 8, 0.05, PURPLE, 0.4)
+
+
+def _red_cell(c: Canvas, x: float, y: float, r: float) -> None:
+    c.stain(c.blob(x, y, r * 0.85, squeeze=c.draw.uniform(1, 1.35)), PINK, 0.9)
+    c.stain(c.blob(x, y, r * 0.4), PINK, -0.45)
+
+
+PAINTERS: tuple[Callable[[Canvas, float, float, float], None], ...] = (
+    _lymphocyte,
+    _monocyte,
+    _eosinophil,
+    _neutrophil,
+    _basophil,
+    _erythroblast,
+    _platelet,
+    _red_cell,
+)
+
+
+def _blur(image: Field, sigma: float) -> Field:
+    reach = np.arange(-4, 5)
+    kernel = np.exp(-(reach**2) / (2 * sigma**2))
+    kernel /= kernel.sum()
+    for axis in (0, 1):
+        padded = np.pad(image, [(4, 4) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        image = sum(w * np.take(padded, np.arange(image.shape[axis]) + k, axis) for k, w in enumerate(kernel))
+    return image
+
+
+def paint(label: int, draw: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """One image of a class, (32, 32, 3) uint8."""
+    canvas = Canvas(draw)
+    for _ in range(int(draw.integers(0, 4))):  # neighbours at the border: red cells, as in every smear
+        angle = draw.uniform(0, 2 * np.pi)
+        reach = draw.uniform(0.95, 1.3)
+        _red_cell(canvas, reach * np.cos(angle), reach * np.sin(angle), draw.uniform(0.4, 0.6))
+    x, y = draw.normal(0, 0.14, 2)
+    PAINTERS[label](canvas, x, y, draw.uniform(0.42, 0.72))
+    stain = draw.lognormal(0, 0.25) * draw.normal(1, 0.12, 3).clip(0.5, 1.5)
+    light = 255 * draw.uniform(0.8, 1.0) * draw.normal(1, 0.04, 3)
+    image = light * np.exp(-(canvas.density.clip(0) + draw.uniform(0, 0.12)) * stain)
+    image = _blur(image, draw.uniform(0.5, 2.2))
+    image = image.reshape(SIZE, OVERSAMPLING, SIZE, OVERSAMPLING, 3).mean((1, 3))
+    image += draw.normal(0, draw.uniform(2, 12), image.shape)
+    pixels: npt.NDArray[np.uint8] = np.rint(image).clip(0, 255).astype(np.uint8)
+    return pixels
+
+
+def _split(part: str, per_class: int) -> Split:
+    seeds = Seeds(0)
+    images, labels = [], []
+    for index in range(per_class * len(CLASSES)):
+        label = index % len(CLASSES)
+        images.append(paint(label, np.random.default_rng(seeds.derive(f"cellphantom {part}", index))))
+        labels.append(label)
+    return Split(np.stack(images), np.array(labels, dtype=np.int64))
+
+
+def cellphantom() -> MedicalDataset:
+    """1,200 training, 240 validation and 480 test images; the same on every machine."""
+    return MedicalDataset(
+        name="cellphantom",
+        train=_split("train", 150),
+        val=_split("val", 30),
+        test=_split("test", 60),
+        class_names=CLASSES,
+        task="multi-class",
+        licence="drawn by ptm-ray, free of rights",
+        source="ptm_ray.data.phantom",
+    )

@@ -1,0 +1,42 @@
+"""Cutting a missing split from train."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ptm_ray.core.seeds import Seeds
+from ptm_ray.data.dataset import MedicalDataset, Split
+from ptm_ray.errors import DataError
+
+
+def cut(split: Split, share: float, stage: str) -> tuple[Split, Split]:
+    """(rest, cut): `share` of every class, at least one image of it, chosen at random but always the same.
+
+    The seed is fixed rather than the run's, so that every run on a dataset sees the same validation images.
+    Raises `DataError` where a class has a single image.
+    """
+    draw = np.random.default_rng(Seeds(0).derive(stage))
+    chosen = np.zeros(len(split), dtype=bool)
+    for label in np.unique(split.labels):
+        rows = np.flatnonzero(split.labels == label)
+        if len(rows) < 2:
+            raise DataError(f"class {label} has {len(rows)} image: too few to cut a {stage} split from; add some")
+        count = min(len(rows) - 1, max(1, round(share * len(rows))))
+        chosen[draw.permutation(rows)[:count]] = True
+    return (
+        Split(split.images[~chosen], split.labels[~chosen]),
+        Split(split.images[chosen], split.labels[chosen]),
+    )
+
+
+def complete(name: str, train: Split, val: Split | None, test: Split | None, **about: object) -> MedicalDataset:
+    """A dataset whose missing splits were cut from train, stratified by class, and which says so."""
+    notes = []
+    if test is None:
+        train, test = cut(train, 0.2, "test")
+        notes.append(f"no test split was given: {len(test)} images (a fifth, stratified) were cut from train")
+    if val is None:
+        train, val = cut(train, 0.1, "validation")
+        notes.append(f"no validation split was given: {len(val)} images (a tenth, stratified) were cut from train")
+    dataset = MedicalDataset(name=name, train=train, val=val, test=test, **about)  # type: ignore[arg-type]
+    return replace(dataset, notes=(*dataset.notes, *notes))
