@@ -1,0 +1,23 @@
+"""What a run is: frozen, closed models, from files, flags or code alike. No torch here, so that `--help` is instant."""
+
+from ptm_ray.config.models import (
+    DistillConfig,
+    EvaluationSettings,
+    ExpertSettings,
+    ImageSettings,
+    NetworkSettings,
+    OverlapSettings,
+    ScheduleSettings,
+    StudentSettings,
+)
+
+__all__ = [
+    "DistillConfig",
+    "EvaluationSettings",
+    "ExpertSettings",
+    "ImageSettings",
+    "NetworkSettings",
+    "OverlapSettings",
+    "ScheduleSettings",
+    "StudentSettings",
+]

@@ -1,0 +1,40 @@
+"""Settings from files and back: TOML in, JSON out."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ptm_ray.config.base import Settings, merge
+from ptm_ray.config.models import DistillConfig
+from ptm_ray.config.presets import METHODS
+from ptm_ray.errors import ConfigError, did_you_mean
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """A TOML or JSON file as a dict. Raises `ConfigError` where there is none or it doesn't parse."""
+    if not path.is_file():
+        raise ConfigError(f"no settings file {path}")
+    try:
+        text = path.read_text()
+        table: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} does not parse: {error}") from None
+    return table
+
+
+def resolve(*tables: Mapping[str, Any]) -> DistillConfig:
+    """Defaults, then the method's preset, then these tables, later ones winning. Raises `ConfigError`."""
+    asked: dict[str, Any] = {}
+    for table in tables:
+        asked = merge(asked, table)
+    method = asked.get("method", "ptm")
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}; {did_you_mean(str(method), METHODS)}")
+    return DistillConfig.of(merge(METHODS[method], asked))
+
+
+def to_json(settings: Settings) -> str:
+    """The settings as JSON that `resolve` reads again."""
+    return settings.model_dump_json(indent=2)

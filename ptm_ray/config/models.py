@@ -1,0 +1,257 @@
+"""Every setting of a run, with its default and the reason for it. Their docstrings are the command line's help.
+
+Where a default had to be measured, it was chosen on validation splits, over datasets of different modality together.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ptm_ray.config.base import Settings
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class NetworkSettings(Settings):
+    """The matching network. Batch norm is missing on purpose: its running statistics are no parameters, so a student
+    that matches the parameters would still behave differently."""
+
+    width: Positive = 32
+    """Maps of each convolution."""
+    depth: Positive | None = None
+    """Blocks; by default 3 up to 32 pixels and one more for every doubling."""
+    norm: Literal["instance", "group", "none"] = "instance"
+    """Normalisation of each block."""
+    pooling: Literal["avg", "max"] = "avg"
+    """Pooling of each block."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_batch_norm(cls, values: dict[str, object]) -> dict[str, object]:
+        if isinstance(values, dict) and values.get("norm") == "batch":
+            raise ValueError(
+                "batch norm can't be matched: its running statistics are no parameters, so the student's parameters "
+                "would not say what it computes; use instance or group norm (batch norm can be evaluated: resnet18_bn)"
+            )
+        return values
+
+
+class ExpertSettings(Settings):
+    """The networks trained on real data whose trajectories are matched."""
+
+    count: Positive = 8
+    """How many experts."""
+    steps: Positive = 400
+    """Training steps of each."""
+    snapshots: Positive = 20
+    """Snapshots taken beside the initialisation, evenly over the steps."""
+    spacing: Annotated[float, Field(ge=1, le=4)] = 1.0
+    """1 spaces snapshots evenly; more makes them denser early, where a network moves most."""
+    lr: Rate = 0.01
+    """Step size."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """0, as in MTT: the student has none either."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """L2 penalty."""
+    batch_size: Positive = 128
+    """Images a step."""
+    balanced: bool = False
+    """Draw every class equally often, instead of as often as it occurs."""
+    augment: bool = True
+    """Train with DSA."""
+    zca: bool = False
+    """Whiten images (ZCA) instead of standardising each channel; up to 64 pixels."""
+    seed: Count = 0
+    """Seed of the experts, apart from the distillation's, so that many distillations share them."""
+
+    @model_validator(mode="after")
+    def _room_for_snapshots(self) -> Self:
+        if self.snapshots > self.steps:
+            raise ValueError(
+                f"{self.snapshots} snapshots don't fit into {self.steps} steps; take fewer or train longer"
+            )
+        return self
+
+
+class ScheduleSettings(Settings):
+    """Which segment of a trajectory is matched at each outer step."""
+
+    kind: Literal["progress", "count", "random"] = "progress"
+    """progress: the end grows as the student learns. count: it grows with the outer steps. random: MTT."""
+    end_min: Positive = 1
+    """First end snapshot."""
+    end_max: Positive | None = None
+    """Last end snapshot; by default the last that experts have."""
+    threshold: Rate = 0.6
+    """progress: the end moves on once the smoothed matching loss is below this."""
+    patience: Positive = 30
+    """progress: … or after this many outer steps at one end."""
+    growth: Positive = 200
+    """count: outer steps over which the end grows."""
+    shape: Literal["linear", "cosine", "stepped"] = "linear"
+    """count: how it grows."""
+    length: Positive = 2
+    """random: snapshots of a segment."""
+    start_max: Count | None = None
+    """random: latest start snapshot; by default as late as the trajectory allows."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.end_max is not None and self.end_max < self.end_min:
+            raise ValueError(f"end_max {self.end_max} lies before end_min {self.end_min}")
+        return self
+
+
+class StudentSettings(Settings):
+    """The student that trains on the synthetic set."""
+
+    steps_per_snapshot: Rate = 2.0
+    """Inner steps for each snapshot of the segment, so that longer segments get longer students."""
+    steps_min: Positive = 5
+    """Fewest inner steps."""
+    steps_max: Positive = 30
+    """Most inner steps."""
+    batch_size: Positive = 32
+    """Synthetic images an inner step; a set that is no larger is seen whole."""
+    inner_lr: Rate | None = None
+    """First inner lr; by default the expert's rate × steps over the first segment, spread over the student's steps."""
+    memory_mib: Count = 2048
+    """Memory for stored graphs; steps that don't fit are computed again on the way back. The gradient is the same."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.steps_max < self.steps_min:
+            raise ValueError(f"steps_max {self.steps_max} is below steps_min {self.steps_min}")
+        return self
+
+
+class ImageSettings(Settings):
+    """The synthetic images, their labels and how they are updated."""
+
+    init: Literal["real", "real-resampled", "noise"] = "real"
+    """real: random training images (these can be recognised in the result). real-resampled: with replacement, where a
+    class has too few. noise: no image is touched."""
+    optimiser: Literal["adam", "sgd"] = "adam"
+    """adam: scale-free, so one rate serves all datasets. sgd: MTT's, momentum 0.5, with rates of 100 and more."""
+    lr: Rate = 0.03
+    """Outer lr of the images, in standard deviations of a pixel for adam."""
+    inner_lr_lr: Rate = 0.02
+    """Outer lr of log α."""
+    soft_labels: bool = False
+    """Learn the labels too, from one-hot ones."""
+    label_lr: Rate = 0.01
+    """Outer lr of the label logits."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of a moving average of the images, which is then what is evaluated and kept; 0 is off."""
+    augment: bool = True
+    """Students and evaluation networks see the set through DSA."""
+    explode_at: Rate = 5.0
+    """A matching loss above this counts as exploded: the update is skipped and the inner lr halved."""
+    max_skipped: Positive = 50
+    """A run that skips more updates than this in a row stops and says why."""
+
+
+class OverlapSettings(Settings):
+    """Dynamic overlap mitigation: match, separate halves that have become alike, retrain."""
+
+    enabled: bool = True
+    """Needs two images per class."""
+    threshold: Rate = 0.8
+    """A cycle begins once the overlap ratio falls below this; real halves have about 1."""
+    weight: Rate = 0.05
+    """Weight of the overlap ratio beside the matching loss while separating."""
+    look_every: Positive = 20
+    """Outer steps of matching between two looks at the overlap."""
+    separate_steps: Positive = 5
+    """Outer steps of the separate phase."""
+    retrain_steps: Positive = 10
+    """Outer steps of the retrain phase."""
+
+
+class EvaluationSettings(Settings):
+    """How sets are scored: fresh networks, a fixed number of update steps, the same recipe for every set."""
+
+    networks: tuple[str, ...] = ("convnet",)
+    """Architectures: convnet (the matching network), resnet18, resnet18_bn, vgg11, alexnet, vit."""
+    seeds: Positive = 3
+    """Networks trained of each."""
+    random_draws: Positive = 3
+    """Draws of random real images to compare with, each scored by every network and seed."""
+    steps: Positive = 300
+    """Update steps on a synthetic set and on random images."""
+    full_steps: Positive = 600
+    """Update steps on the full data."""
+    lr: Rate = 0.01
+    """Step size."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2 penalty."""
+    batch_size: Positive = 128
+    """Images a step; a smaller set is seen whole."""
+    validate_every: Positive = 20
+    """Outer steps between two scorings on the validation split, which decide what is kept."""
+    validation_networks: Positive = 2
+    """Networks of each such scoring."""
+
+
+class DistillConfig(Settings):
+    """One distillation, whole: everything that decides what the synthetic set becomes."""
+
+    data: str = "cellphantom"
+    """Dataset: cellphantom, a MedMNIST 2D flag, or the path of an npz, a folder of class folders, or a table."""
+    size: Positive | None = None
+    """Resolution in pixels, where the source offers several."""
+    ipc: int = 10
+    """Synthetic images per class."""
+    method: Literal["ptm", "mtt"] = "ptm"
+    """ptm: progressive segments and overlap mitigation. mtt: random segments. A preset; any setting can follow it."""
+    seed: Count = 0
+    """Seed of everything but the experts."""
+    outer_steps: Positive = 2000
+    """Most outer steps; a time budget may end the run earlier."""
+    network: NetworkSettings = NetworkSettings()
+    experts: ExpertSettings = ExpertSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    student: StudentSettings = StudentSettings()
+    images: ImageSettings = ImageSettings()
+    overlap: OverlapSettings = OverlapSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.ipc < 1:
+            raise ValueError(f"ipc must be 1 or more, got {self.ipc}")
+        last = self.experts.snapshots
+        ends = {"end_min": self.schedule.end_min, "end_max": self.schedule.end_max}
+        if self.schedule.kind == "random":
+            ends = {"start_max + length": (self.schedule.start_max or 0) + self.schedule.length}
+        for name, end in ends.items():
+            if end is not None and end > last:
+                raise ValueError(
+                    f"schedule.{name} is snapshot {end}, but trajectories end at snapshot {last}; "
+                    "lower it or raise experts.snapshots"
+                )
+        return self
+
+    @property
+    def first_segment_length(self) -> int:
+        """Snapshots of the first segment."""
+        return self.schedule.length if self.schedule.kind == "random" else self.schedule.end_min
+
+    def first_inner_lr(self) -> float:
+        """α_0: as asked, or such that α · N is the expert's rate × steps over the first segment.
+
+        With momentum m an expert moves as if its rate were 1 / (1 − m) as large.
+        """
+        if self.student.inner_lr is not None:
+            return self.student.inner_lr
+        length = self.first_segment_length
+        share = (length / self.experts.snapshots) ** self.experts.spacing
+        moved = self.experts.lr / (1 - self.experts.momentum) * self.experts.steps * share
+        wanted = round(self.student.steps_per_snapshot * length)
+        steps = min(self.student.steps_max, max(self.student.steps_min, wanted))
+        return float(moved / steps)

@@ -1,0 +1,101 @@
+"""The synthetic set as others get it: Parquet, npz and recipe, loadable without this package and without pickle."""
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from ptm_ray.errors import StoreError
+from ptm_ray.store import atomic
+
+FORMAT = 1
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """A distilled set.
+
+    `images` (n, channels, height, width) float32, normalised: exactly what was learned. `pixels` (n, height, width,
+    channels) uint8: the same for the eye. `labels` (n,) int64. `soft_labels` (n, classes) or None. `recipe`: all that
+    is needed to train on it (normalisation, inner lr, augmentation, network, seeds, settings, versions).
+    """
+
+    images: Floats
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    soft_labels: Floats | None
+    recipe: dict[str, Any]
+
+    @property
+    def class_names(self) -> list[str]:
+        names: list[str] = self.recipe["dataset"]["class_names"]
+        return names
+
+    def save(self, folder: Path) -> None:
+        """Writes `synthetic.parquet`, `synthetic.npz` and `recipe.json`."""
+        with atomic.replacing(folder / "synthetic.parquet") as temporary:
+            pq.write_table(self._table(), temporary, compression="zstd")
+        arrays = {"train_images": self._squeezed(), "train_labels": self.labels[:, None].astype(np.uint8)}
+        with atomic.replacing(folder / "synthetic.npz") as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays, class_names=np.array(self.class_names))
+        atomic.write_text(folder / "recipe.json", json.dumps({"format": FORMAT, **self.recipe}, indent=2))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """A saved set. Raises `StoreError` where files are missing or damaged."""
+        folder = Path(folder)
+        try:
+            recipe = json.loads((folder / "recipe.json").read_text())
+            table = pq.read_table(folder / "synthetic.parquet")
+            shape = tuple(recipe["shape"])
+            images = np.array(table["pixels"].to_pylist(), dtype=np.float32).reshape(-1, *shape)
+            png = [np.asarray(Image.open(io.BytesIO(cell["bytes"]))) for cell in table["image"].to_pylist()]
+            pixels = np.stack(png).reshape(len(images), shape[1], shape[2], shape[0])
+            labels = np.array(table["label"].to_pylist(), dtype=np.int64)
+            soft = np.array(table["soft_label"].to_pylist(), dtype=np.float32) if recipe["soft_labels"] else None
+        except FileNotFoundError as error:
+            raise StoreError(f"{folder} is no synthetic set: {Path(error.filename).name} is missing") from None
+        except (pa.ArrowInvalid, KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise StoreError(f"{folder} is a damaged synthetic set ({type(error).__name__}: {error})") from error
+        recipe.pop("format", None)
+        return cls(images, pixels, labels, soft, recipe)
+
+    def _squeezed(self) -> npt.NDArray[np.uint8]:
+        """MedMNIST's shape: no channel axis for grayscale."""
+        return self.pixels[..., 0] if self.pixels.shape[3] == 1 else self.pixels
+
+    def _table(self) -> pa.Table:
+        names = self.class_names
+        cells = [{"bytes": _png(picture), "path": None} for picture in self._squeezed()]
+        soft = np.eye(len(names), dtype=np.float32)[self.labels] if self.soft_labels is None else self.soft_labels
+        flat = self.images.reshape(len(self.images), -1)
+        columns = {
+            "image": pa.array(cells, type=pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            "label": pa.array(self.labels, type=pa.int64()),
+            "soft_label": pa.array(list(soft), type=pa.list_(pa.float32())),
+            "pixels": pa.array(list(flat), type=pa.list_(pa.float32())),
+        }
+        floats = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
+        features = {
+            "image": {"_type": "Image"},
+            "label": {"names": names, "_type": "ClassLabel"},
+            "soft_label": floats,
+            "pixels": floats,
+        }
+        about = {"huggingface": json.dumps({"info": {"features": features}})}
+        return pa.table(columns).replace_schema_metadata(about)
+
+
+def _png(picture: npt.NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,74 @@
+"""Checkpoints of a distillation, and the folder of a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptm_ray.errors import StoreError
+from ptm_ray.store import atomic
+
+
+class RunFolder:
+    """The folder of one run: its settings, checkpoint, history and set. Belongs to one run for good."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def set_path(self) -> Path:
+        return self.root / "set"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.root / "checkpoint.pt"
+
+    @property
+    def result_path(self) -> Path:
+        return self.root / "result.json"
+
+    def claim(self, identity: dict[str, Any]) -> None:
+        """Makes the folder this run's, or finds that it already is.
+
+        `identity` is the run's settings and dataset fingerprint. Raises `StoreError` where the folder holds another
+        run or other files.
+        """
+        own = self.root / "run.json"
+        if own.is_file():
+            held = json.loads(own.read_text())
+            if held != json.loads(json.dumps(identity)):
+                changed = _first_difference(held, identity)
+                raise StoreError(
+                    f"{self.root} holds another run ({changed}); choose another --out, or remove the folder"
+                )
+            return
+        if self.root.is_dir() and any(self.root.iterdir()):
+            raise StoreError(f"{self.root} is not empty and holds no run of ptm-ray; choose another --out")
+        atomic.check_space(self.root, 64 * 2**20, "a run")
+        atomic.write_text(own, json.dumps(identity, indent=2))
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Everything that the run needs to go on as if it had never stopped."""
+        with atomic.replacing(self.checkpoint_path) as temporary:
+            torch.save(state, temporary)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, or None. Only tensors and plain values are read, never pickled objects."""
+        if not self.checkpoint_path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.checkpoint_path, weights_only=True)
+        except Exception as error:
+            raise StoreError(
+                f"{self.checkpoint_path} can't be read ({type(error).__name__}); remove it to start this run over"
+            ) from error
+        return state
+
+
+def _first_difference(held: Any, asked: Any, path: str = "") -> str:
+    if isinstance(held, dict) and isinstance(asked, dict):
+        for key in [*held, *(k for k in asked if k not in held)]:
+            if held.get(key) != json.loads(json.dumps(asked.get(key))):
+                return _first_difference(held.get(key), asked.get(key), f"{path}.{key}" if path else str(key))
+    return f"{path} is {held!r} there, {asked!r} here"
