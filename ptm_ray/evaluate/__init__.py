@@ -1,0 +1,1 @@
+"""How good is a set: fresh networks trained on it, and what they then do on images they never saw."""

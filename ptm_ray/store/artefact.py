@@ -44,9 +44,14 @@ class SyntheticSet:
         """Writes `synthetic.parquet`, `synthetic.npz` and `recipe.json`."""
         with atomic.replacing(folder / "synthetic.parquet") as temporary:
             pq.write_table(self._table(), temporary, compression="zstd")
-        arrays = {"train_images": self._squeezed(), "train_labels": self.labels[:, None].astype(np.uint8)}
+        labels = self.labels[:, None].astype(np.uint8)
         with atomic.replacing(folder / "synthetic.npz") as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays, class_names=np.array(self.class_names))
+            np.savez_compressed(
+                file,
+                train_images=self._squeezed(),
+                train_labels=labels,
+                class_names=np.array(self.class_names),
+            )
         atomic.write_text(folder / "recipe.json", json.dumps({"format": FORMAT, **self.recipe}, indent=2))
 
     @classmethod

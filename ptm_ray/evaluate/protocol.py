@@ -1,0 +1,78 @@
+"""What an evaluation does: which sets, networks and seeds, and how the scores of many become one row."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ptm_ray.core import nets
+from ptm_ray.core.params import Network
+from ptm_ray.core.seeds import Seeds
+from ptm_ray.core.types import Float, Int, Tensor
+from ptm_ray.evaluate.metrics import score
+from ptm_ray.evaluate.train import TrainRecipe, predict, train
+
+Kind = Literal["synthetic", "random", "full"]
+
+#: Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom (any table of the distribution).
+T_95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train and score: on which set (`draw` counts random draws), which architecture, which seed."""
+
+    kind: Kind
+    draw: int
+    network: str
+    seed: int
+
+
+def jobs(kinds: Iterable[Kind], networks: Sequence[str], seeds: int, random_draws: int) -> list[Job]:
+    """Every network of an evaluation. Random real images are drawn anew for every draw."""
+    draws = {"synthetic": 1, "random": random_draws, "full": 1}
+    return [
+        Job(kind, draw, network, seed)
+        for kind in kinds
+        for network in networks
+        for draw in range(draws[kind])
+        for seed in range(seeds)
+    ]
+
+
+def train_and_score(
+    network: Network,
+    train_on: tuple[Float[Tensor, "n channels height width"], Float[Tensor, "n classes"]],
+    score_on: tuple[Float[Tensor, "m channels height width"], Int[Tensor, " m"]],
+    recipe: TrainRecipe,
+    seed: int,
+) -> dict[str, float]:
+    """Trains one fresh network and returns its metrics."""
+    trained = train(network, *train_on, recipe, Seeds(seed).stream("evaluation network"))
+    return score(predict(network, trained, score_on[0]), score_on[1])
+
+
+def summarise(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float | int]]:
+    """Metric → mean, standard deviation, 95 % interval of the mean (Student's t) and number of networks."""
+    return {name: _summary([row[name] for row in rows]) for name in rows[0]}
+
+
+def _summary(values: Sequence[float]) -> dict[str, float | int]:
+    mean, n = statistics.fmean(values), len(values)
+    if n < 2:
+        return {"mean": mean, "std": 0.0, "n": n}
+    std = statistics.stdev(values)
+    quantile = T_95[n - 2] if n - 2 < len(T_95) else 1.96
+    half = quantile * std / math.sqrt(n)
+    return {"mean": mean, "std": std, "low": mean - half, "high": mean + half, "n": n}
+
+
+def check_networks(names: Sequence[str], channels: int, resolution: int, classes: int) -> None:
+    """Raises `ConfigError` for an architecture that is unknown or needs larger images."""
+    for name in names:
+        nets.build(name, channels=channels, resolution=resolution, classes=classes)

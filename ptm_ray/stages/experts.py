@@ -1,0 +1,53 @@
+"""Training one expert: what an expert actor does."""
+
+from collections.abc import Iterator
+
+from ptm_ray.core.expert import train_expert
+from ptm_ray.core.seeds import Seeds
+from ptm_ray.core.trajectory import Trajectory, Vector
+from ptm_ray.stages.problem import Problem
+from ptm_ray.store.trajectories import TrajectoryStore
+
+
+class ExpertTrainer:
+    """Holds the images once and trains any number of experts on them."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._network = problem.network()
+        self._images, self._labels = problem.tensors("train")
+
+    def snapshots(self, expert: int) -> Iterator[Vector]:
+        """Yields the expert's parameters, (params,) float32, at every snapshot as it is made."""
+        settings, seeds = self._problem.experts, Seeds(self._problem.experts.seed)
+        trained = train_expert(
+            self._network,
+            self._network.init(seeds.stream("expert initialisation", expert)),
+            self._images,
+            self._labels,
+            snapshot_steps=self._problem.snapshot_steps(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            batch_size=settings.batch_size,
+            balanced=settings.balanced,
+            ops=self._problem.ops if settings.augment else (),
+            generator=seeds.stream("expert training", expert),
+        )
+        for theta in trained:
+            yield theta.cpu().numpy()
+
+    def train_into(self, store: TrajectoryStore, expert: int) -> Iterator[Vector]:
+        """The same, and writes the expert's file once the last snapshot is made."""
+        vectors = []
+        for vector in self.snapshots(expert):
+            vectors.append(vector)
+            yield vector
+        store.write(Trajectory(expert, tuple(vectors), self._problem.epochs()))
+
+
+def store_of(problem: Problem, root: object) -> TrajectoryStore:
+    """The trajectory store of a problem's experts below `root`."""
+    from pathlib import Path
+
+    return TrajectoryStore(Path(str(root)), problem.expert_identity(), problem.network().num_params)

@@ -1,0 +1,102 @@
+"""From settings and images to what the mathematics works on."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ptm_ray.config import DistillConfig
+from ptm_ray.config.models import ExpertSettings, NetworkSettings
+from ptm_ray.core import nets, whitening
+from ptm_ray.core.params import Network
+from ptm_ray.core.trajectory import snapshot_steps
+from ptm_ray.core.types import Float, Int, Tensor
+from ptm_ray.data import MedicalDataset
+from ptm_ray.errors import ConfigError, NotEnoughImages
+
+#: ZCA's matrix has (pixels · channels)² numbers; at 64 pixels RGB that is 600 MB, above it out of reach.
+ZCA_LARGEST = 64
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A dataset and the settings that are applied to it; plain values only, so that Ray ships it as it is."""
+
+    dataset: MedicalDataset
+    config: DistillConfig
+
+    @property
+    def experts(self) -> ExpertSettings:
+        return self.config.experts
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """DSA's ops for this dataset."""
+        return self.dataset.augmentation
+
+    def network(self, name: str = "convnet") -> Network:
+        """An architecture for these images; `convnet` is the matching network, with its width and depth."""
+        data = self.dataset
+        options = self.config.network.model_dump(exclude_none=True) if name == "convnet" else {}
+        return nets.build(name, channels=data.channels, resolution=data.resolution, classes=data.num_classes, **options)
+
+    @cached_property
+    def whitening(self) -> whitening.Whitening:
+        """Statistics of the training images, and of no others."""
+        return whitening.fit(torch.tensor(self.dataset.train.images), zca=self.experts.zca)
+
+    def tensors(self, part: str) -> tuple[Float[Tensor, "n channels height width"], Int[Tensor, " n"]]:
+        """Normalised images and labels of a split."""
+        split = getattr(self.dataset, part)
+        return self.whitening.forward(torch.tensor(split.images)), torch.tensor(split.labels)
+
+    def pixels(self, images: Float[Tensor, "n channels height width"]) -> npt.NDArray[np.uint8]:
+        """Normalised images for the eye."""
+        pixels: npt.NDArray[np.uint8] = self.whitening.backward(images).round().clamp(0, 255).byte().numpy()
+        return pixels
+
+    def expert_identity(self) -> dict[str, Any]:
+        """All that makes an expert what it is: names the folder of its trajectories. Their number is not part of it."""
+        return {
+            "dataset": self.dataset.fingerprint,
+            "augmentation": list(self.ops) if self.experts.augment else [],
+            "experts": self.experts.model_dump(mode="json", exclude={"count"}),
+            "network": self.config.network.model_dump(mode="json"),
+        }
+
+    def snapshot_steps(self) -> list[int]:
+        """Training steps at which experts are looked at."""
+        return snapshot_steps(self.experts.steps, self.experts.snapshots, self.experts.spacing)
+
+    def epochs(self) -> tuple[float, ...]:
+        """The same in passes through the training images."""
+        size = min(self.experts.batch_size, len(self.dataset.train))
+        return tuple(step * size / len(self.dataset.train) for step in self.snapshot_steps())
+
+    def check(self) -> "Problem":
+        """Itself, if the settings fit these images. Raises `ConfigError` or `NotEnoughImages` before any work."""
+        data, config = self.dataset, self.config
+        self.network()
+        for name in config.evaluation.networks:
+            self.network(name)
+        if self.experts.zca and data.resolution > ZCA_LARGEST:
+            raise ConfigError(
+                f"ZCA of {data.resolution}-pixel images is too large (at most {ZCA_LARGEST}); set experts.zca to false"
+            )
+        if config.images.init == "real":
+            counts = np.bincount(data.train.labels, minlength=data.num_classes)
+            for name, count in zip(data.class_names, counts, strict=True):
+                if count < config.ipc:
+                    raise NotEnoughImages(
+                        f"class {name!r} has {count} training images, ipc is {config.ipc}; "
+                        "lower --ipc, or use --images.init noise or real-resampled"
+                    )
+        return self
+
+
+def matching_network_name(settings: NetworkSettings, depth: int) -> str:
+    """What papers call it: ConvNetD3 width 128."""
+    return f"ConvNetD{depth} width {settings.width}, {settings.norm} norm, {settings.pooling} pooling"
