@@ -21,7 +21,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigError(_one_line(cls, error)) from None
+            raise ConfigError(one_line(cls, error)) from None
 
     def replace(self, **changes: Any) -> Self:
         """These settings with some changed (nested dicts merge) and all of them validated again."""
@@ -53,7 +53,8 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
     return list(model.model_fields)
 
 
-def _one_line(model: type[BaseModel], error: ValidationError) -> str:
+def one_line(model: type[BaseModel], error: ValidationError) -> str:
+    """The first thing that is wrong, with its value and, for unknown names, the nearest known ones."""
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":

@@ -1,7 +1,8 @@
 """`MedicalDataset`: what every source becomes, checked once, before any work is spent on it."""
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +23,20 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a reader found: the splits that are there (`train` always), and what is known about them."""
+
+    name: str
+    splits: Mapping[str, Split]
+    class_names: tuple[str, ...]
+    task: str
+    licence: str = "not stated"
+    source: str = ""
+    side_matters: bool = False
+    notes: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -74,10 +89,6 @@ class MedicalDataset:
             digest.update(split.images.tobytes())
             digest.update(split.labels.tobytes())
         return digest.hexdigest()
-
-    def with_notes(self, *notes: str) -> "MedicalDataset":
-        """The same images with more said about them."""
-        return replace(self, notes=self.notes + notes)
 
 
 def as_uint8(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
@@ -134,6 +145,11 @@ def make_split(images: npt.NDArray[np.generic], labels: npt.NDArray[np.generic],
     if len(images) == 0:
         raise DataError(f"{where}: no images")
     return Split(as_uint8(images, where), as_labels(labels, where))
+
+
+def task_of(num_classes: int) -> str:
+    """MedMNIST's word for it."""
+    return "binary-class" if num_classes == 2 else "multi-class"
 
 
 def check(dataset: MedicalDataset) -> MedicalDataset:

@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ptm_ray.data.dataset import MedicalDataset, Split, make_split
-from ptm_ray.data.splits import complete
+from ptm_ray.data.dataset import Source, Split, make_split, task_of
 from ptm_ray.errors import DataError
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 
 
-def read_folder(root: Path, size: int) -> MedicalDataset:
+def read_folder(root: Path, size: int) -> Source:
     """Images are cropped to their central square and scaled to `size` pixels. Class names are the folders' names.
 
     A set whose images are all grayscale has one channel. Raises `DataError` where there is nothing to read.
@@ -31,10 +30,7 @@ def read_folder(root: Path, size: int) -> MedicalDataset:
     grey = all(_is_grey(path) for listing in files.values() for path, _ in listing)
     splits = {part: _split(listing, size, grey, f"{root.name}, {part}") for part, listing in files.items()}
     note = f"images were cropped to their central square and scaled to {size}×{size} pixels"
-    task = "binary-class" if len(names) == 2 else "multi-class"
-    return complete(
-        root.name, splits["train"], splits.get("val"), splits.get("test"), class_names=names, task=task, notes=(note,)
-    )
+    return Source(root.name, splits, names, task_of(len(names)), notes=(note,))
 
 
 def _files(top: Path, names: Sequence[str]) -> list[tuple[Path, int]]:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from ptm_ray.data import folder, medmnist, table
-from ptm_ray.data.dataset import MedicalDataset, check
+from ptm_ray.data.dataset import MedicalDataset, Source, Split, check
 from ptm_ray.data.npz import read_npz
 from ptm_ray.data.phantom import cellphantom
+from ptm_ray.data.splits import complete
 from ptm_ray.errors import DataError, did_you_mean
 
 
@@ -17,24 +18,36 @@ def load_dataset(data: str | Path, *, size: int | None = None, data_root: str | 
 
     Raises `DataError` for what can't be found, read or distilled, saying which and the way out.
     """
-    text, path = str(data), Path(data)
-    root = Path(data_root) if data_root else None
-    if text == "cellphantom":
+    if str(data) == "cellphantom":
         return check(cellphantom())
+    return check(complete(_read(str(data), size, Path(data_root) if data_root else None)))
+
+
+def load_training_images(path: Path, size: int | None = None) -> tuple[Split, tuple[str, ...]]:
+    """The training images of a path and their class names, whole: nothing is cut away for other splits.
+
+    Made for sets that others distilled.
+    """
+    source = _read(str(path), size, None)
+    return source.splits["train"], source.class_names
+
+
+def _read(text: str, size: int | None, root: Path | None) -> Source:
+    path = Path(text)
     if path.is_dir():
-        return check(folder.read_folder(path, size or 32))
+        return folder.read_folder(path, size or 32)
     if path.is_file():
-        return check(_read_file(path, size))
+        return _read_file(path, size)
     if path.suffix or "/" in text:
         raise DataError(f"no file or folder {text}; give an npz, a folder of class folders, a table, or a name")
     if text in medmnist.flags():
-        return check(medmnist.read_medmnist(text, size or 28, root))
+        return medmnist.read_medmnist(text, size or 28, root)
     if root and (root / f"{text}.npz").is_file():
-        return check(_read_file(root / f"{text}.npz", size))
+        return _read_file(root / f"{text}.npz", size)
     raise DataError(f"unknown dataset {text!r}; {did_you_mean(text, ['cellphantom', *medmnist.flags()])}")
 
 
-def _read_file(path: Path, size: int | None) -> MedicalDataset:
+def _read_file(path: Path, size: int | None) -> Source:
     if path.suffix == ".npz":
         return read_npz(path, **_known(path))
     if path.suffix in table.ENDINGS:

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ptm_ray.data.dataset import MedicalDataset
+from ptm_ray.data.dataset import Source
 from ptm_ray.data.npz import read_npz
 from ptm_ray.errors import DataError
 
@@ -31,7 +31,7 @@ def folders(data_root: Path | None) -> list[Path]:
     return [*([data_root] if data_root else []), own]
 
 
-def read_medmnist(flag: str, size: int, data_root: Path | None) -> MedicalDataset:
+def read_medmnist(flag: str, size: int, data_root: Path | None) -> Source:
     """The set of that flag at 28, 64, 128 or 224 pixels.
 
     Raises `DataError` for another size, a multi-label flag, and where it is neither on disk nor downloadable.

@@ -2,32 +2,28 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ptm_ray.data.dataset import MedicalDataset, Split, make_split
-from ptm_ray.data.splits import complete
+from ptm_ray.data.dataset import Source, Split, make_split, task_of
 from ptm_ray.errors import DataError
 
 
-def read_npz(path: Path, **about: object) -> MedicalDataset:
-    """Reads arrays only: a pickled object in the file is refused."""
+def read_npz(path: Path, **about: Any) -> Source:
+    """Reads arrays only: a pickled object in the file is refused. `about` is what is known beside the arrays."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} is not an npz archive (it holds one array); save it by numpy.savez")
-            splits = {part: _split(file, part, path) for part in ("train", "val", "test")}
+            found = {part: _split(file, part, path) for part in ("train", "val", "test")}
             names = file["class_names"].tolist() if "class_names" in file.files else None
     except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
         raise DataError(f"{path} can't be read as an npz file ({error}); save it by numpy.savez") from error
-    train = splits["train"]
-    if train is None:
-        raise DataError(f"{path} holds no train_images and train_labels")
-    highest = max(int(split.labels.max()) for split in splits.values() if split is not None)
-    if "class_names" not in about:
-        about["class_names"] = tuple(map(str, names or range(highest + 1)))
-    about.setdefault("task", "binary-class" if highest == 1 else "multi-class")
-    return complete(about.pop("name", path.stem), train, splits["val"], splits["test"], **about)  # type: ignore[arg-type]
+    splits = {part: split for part, split in found.items() if split is not None}
+    highest = max(int(split.labels.max()) for split in splits.values())
+    about = {"name": path.stem, "class_names": tuple(map(str, names or range(highest + 1))), **about}
+    return Source(splits=splits, **{"task": task_of(len(about["class_names"])), **about})
 
 
 def _split(file: np.lib.npyio.NpzFile, part: str, path: Path) -> Split | None:

@@ -1,11 +1,9 @@
 """Cutting a missing split from train."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from ptm_ray.core.seeds import Seeds
-from ptm_ray.data.dataset import MedicalDataset, Split
+from ptm_ray.data.dataset import MedicalDataset, Source, Split
 from ptm_ray.errors import DataError
 
 
@@ -29,14 +27,26 @@ def cut(split: Split, share: float, stage: str) -> tuple[Split, Split]:
     )
 
 
-def complete(name: str, train: Split, val: Split | None, test: Split | None, **about: object) -> MedicalDataset:
+def complete(source: Source) -> MedicalDataset:
     """A dataset whose missing splits were cut from train, stratified by class, and which says so."""
-    notes = []
+    train, val, test = (source.splits.get(part) for part in ("train", "val", "test"))
+    assert train is not None
+    notes = list(source.notes)
     if test is None:
         train, test = cut(train, 0.2, "test")
         notes.append(f"no test split was given: {len(test)} images (a fifth, stratified) were cut from train")
     if val is None:
         train, val = cut(train, 0.1, "validation")
         notes.append(f"no validation split was given: {len(val)} images (a tenth, stratified) were cut from train")
-    dataset = MedicalDataset(name=name, train=train, val=val, test=test, **about)  # type: ignore[arg-type]
-    return replace(dataset, notes=(*dataset.notes, *notes))
+    return MedicalDataset(
+        name=source.name,
+        train=train,
+        val=val,
+        test=test,
+        class_names=source.class_names,
+        task=source.task,
+        licence=source.licence,
+        source=source.source,
+        side_matters=source.side_matters,
+        notes=tuple(notes),
+    )

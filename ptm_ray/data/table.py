@@ -12,16 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-from ptm_ray.data.dataset import MedicalDataset, make_split
+from ptm_ray.data.dataset import Source, make_split, task_of
 from ptm_ray.data.folder import square
-from ptm_ray.data.splits import complete
 from ptm_ray.errors import DataError
 
 ENDINGS = {".parquet", ".arrow", ".feather"}
 SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
 
-def read_table(path: Path, size: int) -> MedicalDataset:
+def read_table(path: Path, size: int) -> Source:
     """Labels are whole numbers or names; images are cropped to their central square and scaled to `size` pixels."""
     try:
         table = pq.read_table(path) if path.suffix == ".parquet" else _read_arrow(path)
@@ -48,10 +47,7 @@ def read_table(path: Path, size: int) -> MedicalDataset:
         if part == "train" or (part_of == part).any()
     }
     note = f"images were cropped to their central square and scaled to {size}×{size} pixels"
-    task = "binary-class" if len(names) == 2 else "multi-class"
-    return complete(
-        path.stem, splits["train"], splits.get("val"), splits.get("test"), class_names=names, task=task, notes=(note,)
-    )
+    return Source(path.stem, splits, names, task_of(len(names)), notes=(note,))
 
 
 def _read_arrow(path: Path) -> pa.Table:

@@ -1,15 +1,9 @@
 """Scores of predicted probabilities, by torchmetrics."""
 
 import torch
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_auroc,
-    multiclass_calibration_error,
-    multiclass_f1_score,
-    multiclass_recall,
-)
 
 from ptm_ray.core.types import Float, Int, Tensor
+from ptm_ray.evaluate.torchvision_guard import guard
 
 #: Those that are one number; recall per class comes beside them.
 NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "calibration_error")
@@ -21,18 +15,22 @@ def score(probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) 
     Balanced accuracy is the mean recall, AUC the macro mean of one-vs-rest, calibration error the expected one over
     15 bins. A class that the labels lack counts in none of the means (torchmetrics would count it as 0).
     """
+    guard()
+    # Here and not above: torchmetrics takes seconds to load, and only workers that score need it.
+    from torchmetrics.functional import classification as tm
+
     classes = probabilities.shape[1]
     predicted = probabilities.argmax(1)
-    recall = multiclass_recall(predicted, labels, classes, average="none")
+    recall = tm.multiclass_recall(predicted, labels, classes, average="none")
     present = torch.bincount(labels, minlength=classes) > 0
-    f1 = multiclass_f1_score(predicted, labels, classes, average="none")
-    auc = multiclass_auroc(probabilities, labels, classes, average="none")
+    f1 = tm.multiclass_f1_score(predicted, labels, classes, average="none")
+    auc = tm.multiclass_auroc(probabilities, labels, classes, average="none")
     found = {
-        "accuracy": multiclass_accuracy(predicted, labels, classes, average="micro"),
+        "accuracy": tm.multiclass_accuracy(predicted, labels, classes, average="micro"),
         "balanced_accuracy": recall[present].mean(),
         "macro_f1": f1[present].mean(),
         "auc": auc[present].mean(),
-        "calibration_error": multiclass_calibration_error(probabilities, labels, classes, n_bins=15),
+        "calibration_error": tm.multiclass_calibration_error(probabilities, labels, classes, n_bins=15),
     }
     per_class = {f"recall_{label}": recall[label] for label in range(classes)}
     return {name: float(value) for name, value in {**found, **per_class}.items()}

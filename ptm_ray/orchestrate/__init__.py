@@ -1,0 +1,1 @@
+"""The same stages on Ray. The only package that imports it."""

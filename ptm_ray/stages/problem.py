@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ptm_ray.config import DistillConfig
-from ptm_ray.config.models import ExpertSettings, NetworkSettings
+from ptm_ray.config.models import ExpertSettings
 from ptm_ray.core import nets, whitening
 from ptm_ray.core.params import Network
 from ptm_ray.core.trajectory import snapshot_steps
@@ -53,6 +53,11 @@ class Problem:
         split = getattr(self.dataset, part)
         return self.whitening.forward(torch.tensor(split.images)), torch.tensor(split.labels)
 
+    def normalise(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """(n, height, width, channels) uint8 to (n, channels, height, width) as networks see them."""
+        normalised: npt.NDArray[np.float32] = self.whitening.forward(torch.tensor(pixels)).numpy()
+        return normalised
+
     def pixels(self, images: Float[Tensor, "n channels height width"]) -> npt.NDArray[np.uint8]:
         """Normalised images for the eye."""
         pixels: npt.NDArray[np.uint8] = self.whitening.backward(images).round().clamp(0, 255).byte().numpy()
@@ -95,8 +100,3 @@ class Problem:
                         "lower --ipc, or use --images.init noise or real-resampled"
                     )
         return self
-
-
-def matching_network_name(settings: NetworkSettings, depth: int) -> str:
-    """What papers call it: ConvNetD3 width 128."""
-    return f"ConvNetD{depth} width {settings.width}, {settings.norm} norm, {settings.pooling} pooling"

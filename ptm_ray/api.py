@@ -1,0 +1,149 @@
+"""The Python API: the same words as the command line, from a script, a notebook or a submitted job."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptm_ray.config import DistillConfig
+from ptm_ray.config.files import resolve
+from ptm_ray.data import MedicalDataset, load_dataset
+from ptm_ray.data.load import load_training_images
+from ptm_ray.errors import DataError
+from ptm_ray.orchestrate import distill as on_ray
+from ptm_ray.orchestrate.distill import DistillResult, Watcher
+from ptm_ray.stages.problem import Problem
+from ptm_ray.store.artefact import SyntheticSet
+
+__all__ = ["DistillResult", "SyntheticSet", "distill", "evaluate", "load_dataset", "train_experts"]
+
+Data = str | Path | MedicalDataset
+
+
+def default_experts_dir() -> Path:
+    """Where trajectories are kept between runs: PTM_RAY_CACHE, else the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("PTM_RAY_CACHE") or Path(cache) / "ptm-ray") / "experts"
+
+
+def _dataset(data: Data, config: DistillConfig, data_root: str | Path | None) -> MedicalDataset:
+    if isinstance(data, MedicalDataset):
+        return data
+    return load_dataset(data, size=config.size, data_root=data_root)
+
+
+def _config(data: Data | None, config: DistillConfig | None, settings: dict[str, Any]) -> DistillConfig:
+    name = {} if data is None else {"data": data.name if isinstance(data, MedicalDataset) else str(data)}
+    if config is not None:
+        return config.replace(**{**name, **settings})
+    return resolve(name, settings)
+
+
+def train_experts(
+    data: Data | None = None,
+    *,
+    config: DistillConfig | None = None,
+    experts_dir: str | Path | None = None,
+    data_root: str | Path | None = None,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+    **settings: Any,
+) -> Path:
+    """Trains the experts of a dataset (those that are missing) and returns the folder of their trajectories.
+
+    `settings` are those of `DistillConfig`, nested ones as dicts: `experts={"count": 20}`.
+    """
+    config = _config(data, config, settings)
+    dataset = _dataset(data or config.data, config, data_root)
+    root = Path(experts_dir) if experts_dir else default_experts_dir()
+    return on_ray.train_experts(config, dataset, experts_root=root, workers=workers, watcher=watcher)
+
+
+def distill(
+    data: Data | None = None,
+    *,
+    out: str | Path,
+    config: DistillConfig | None = None,
+    budget_minutes: float | None = None,
+    experts_dir: str | Path | None = None,
+    data_root: str | Path | None = None,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+    **settings: Any,
+) -> DistillResult:
+    """Distils a dataset into `out` and scores the set beside random real images and full data.
+
+    `settings` are those of `DistillConfig`: `ipc=10, method="ptm", seed=0, schedule={"kind": "count"}`. The same call
+    with the same `out` goes on where a stopped one ended.
+    """
+    config = _config(data, config, settings)
+    dataset = _dataset(data or config.data, config, data_root)
+    return on_ray.distill(
+        config,
+        dataset,
+        Path(out),
+        experts_root=Path(experts_dir) if experts_dir else default_experts_dir(),
+        budget_s=None if budget_minutes is None else 60 * budget_minutes,
+        workers=workers,
+        watcher=watcher,
+    )
+
+
+def evaluate(
+    synthetic: SyntheticSet | str | Path,
+    data: Data | None = None,
+    *,
+    networks: tuple[str, ...] = ("convnet",),
+    seeds: int = 3,
+    data_root: str | Path | None = None,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Scores any set on a dataset's test split, beside random real images of equal number and full data.
+
+    `synthetic` is a set of ours (a folder), or another's: an npz in MedMNIST's layout, a folder of class folders or a
+    table, whose training images are taken as the set. Returns {"scores": …, "by_network": …}.
+    """
+    made = _load_set(synthetic)
+    asked: dict[str, Any] = {}
+    if isinstance(made, SyntheticSet):
+        # Its own recipe decides network, whitening and augmentation, so that it is scored as it was made.
+        own = made.recipe["config"]
+        asked = {key: own[key] for key in ("data", "size", "network", "experts", "images", "evaluation")}
+    evaluation = {**asked.get("evaluation", {}), "networks": networks, "seeds": seeds}
+    config = _config(data, None, {**asked, "evaluation": evaluation, **settings})
+    dataset = _dataset(data or config.data, config, data_root)
+    if isinstance(made, SyntheticSet):
+        labels, names = made.labels, tuple(made.class_names)
+    else:
+        split, names = load_training_images(made, config.size)
+        labels = split.labels
+    if len(names) != dataset.num_classes:
+        raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")
+    ipc = max(1, int(np.bincount(labels).max()))
+    problem = Problem(dataset, config.replace(ipc=ipc, images={"init": "noise"})).check()
+    images = made.images if isinstance(made, SyntheticSet) else problem.normalise(split.images)
+    soft = made.soft_labels if isinstance(made, SyntheticSet) else None
+    if images.shape[1:] != (dataset.channels, dataset.resolution, dataset.resolution):
+        raise DataError(
+            f"the set's images are {images.shape[1:]}, those of {dataset.name} "
+            f"{(dataset.channels, dataset.resolution, dataset.resolution)} (channels, height, width); they must agree"
+        )
+    probabilities = np.eye(dataset.num_classes, dtype=np.float32)[labels] if soft is None else soft
+    overall, each = on_ray.evaluate(problem, images, probabilities, workers=workers, watcher=watcher)
+    return {"scores": overall, "by_network": each}
+
+
+def _load_set(synthetic: SyntheticSet | str | Path) -> SyntheticSet | Path:
+    """Our set, or the path of another's."""
+    if isinstance(synthetic, SyntheticSet):
+        return synthetic
+    path = Path(synthetic)
+    for folder in (path, path / "set"):
+        if (folder / "recipe.json").is_file():
+            return SyntheticSet.load(folder)
+    if not path.exists():
+        raise DataError(f"no synthetic set {path}; give the folder of a set, or an npz, folder or table of images")
+    return path

@@ -1,0 +1,58 @@
+"""`ptm-ray distill`: the main job."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptm_ray.cli.flags import Settings, Where, base_config, parse
+from ptm_ray.errors import ConfigError
+
+ABOUT = """Real images in, an evaluated and shareable synthetic set out.
+
+Trains experts on the dataset (once: they are kept and found again), distils their trajectories into a few images per
+class, and scores fresh networks trained on those beside random real images and full data. A run that was stopped goes
+on when the same command is given again.
+
+  ptm-ray distill --data pneumoniamnist --ipc 10 --budget-minutes 5 --out runs/pneumonia
+"""
+
+
+@dataclass(frozen=True)
+class Distill(Where):
+    """Flags of `distill`."""
+
+    out: Path | None = None
+    """Folder of the run: the set, its card and picture, curves, scores (default: runs/DATA-ipcIPC-METHOD-SEED)."""
+    budget_minutes: float | None = None
+    """Wall time of the distillation itself, after the experts (default: until all outer steps are done)."""
+    settings: Settings = None  # type: ignore[assignment]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    asked = parse(Distill, argv, Distill(settings=base_config(argv)), "distill", ABOUT)
+    if asked.budget_minutes is not None and asked.budget_minutes <= 0:
+        raise ConfigError(f"--budget-minutes must be above 0, got {asked.budget_minutes:g}")
+    from ptm_ray import api
+    from ptm_ray.cli.show import Bars, last_line, scores_table
+
+    settings = asked.settings
+    name = f"{Path(settings.data).stem}-ipc{settings.ipc}-{settings.method}-{settings.seed}"
+    out = asked.out or Path("runs") / name
+    with Bars() as bars:
+        dataset = api.load_dataset(settings.data, size=settings.size, data_root=asked.data_root)
+        for note in dataset.notes:
+            bars.say(f"{dataset.name}: {note}")
+        result = api.distill(
+            dataset,
+            out=out,
+            config=settings,
+            budget_minutes=asked.budget_minutes,
+            experts_dir=asked.experts_dir,
+            workers=asked.workers,
+            watcher=bars,
+        )
+    scores_table(result.scores, f"{dataset.name}, {settings.ipc} images per class: test split, percent")
+    print(f"set      {result.set}\npicture  {result.set / 'grid.png'}\ncurves   {out / 'curve.png'}")
+    if asked.json:
+        last_line(result.to_json())

@@ -1,0 +1,64 @@
+"""`ptm-ray evaluate`: how good is a set, ours or another's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ptm_ray.cli.flags import parse
+from ptm_ray.errors import ConfigError
+
+ABOUT = """Trains fresh networks on a synthetic set and scores them on the dataset's test split, beside the same for
+random real images of equal number and for full data.
+
+  ptm-ray evaluate runs/pneumonia --data pneumoniamnist --networks convnet,resnet18 --seeds 3
+"""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Flags of `evaluate`."""
+
+    set: Annotated[Path, tyro.conf.Positional]
+    """Folder of a set (or of its run); or another's: npz, class folders, or a table."""
+    data: str | None = None
+    """Dataset to score on, as for distill (default: the one that the set was made from)."""
+    networks: str = "convnet"
+    """Architectures, with commas: convnet, resnet18, resnet18_bn, vgg11, alexnet, vit."""
+    seeds: int = 3
+    """Networks of each architecture."""
+    data_root: Path | None = None
+    """Folder that is searched for MedMNIST's files, before their own."""
+    workers: int | None = None
+    """One-CPU workers (default: one for every CPU that Ray has)."""
+    json: bool = False
+    """Print one JSON object as the last line of standard output."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    asked = parse(Evaluate, argv, tyro.MISSING_NONPROP, "evaluate", ABOUT)
+    names = tuple(name.strip() for name in asked.networks.split(",") if name.strip())
+    if not names or asked.seeds < 1:
+        raise ConfigError(f"--networks {asked.networks!r} and --seeds {asked.seeds}: at least one of each is needed")
+    from ptm_ray import api
+    from ptm_ray.cli.show import Bars, last_line, scores_table
+
+    with Bars() as bars:
+        found = api.evaluate(
+            asked.set,
+            asked.data,
+            networks=names,
+            seeds=asked.seeds,
+            data_root=asked.data_root,
+            workers=asked.workers,
+            watcher=bars,
+        )
+    if len(names) > 1:
+        for name, scores in found["by_network"].items():
+            scores_table(scores, f"{asked.set}, {name}: test split, percent")
+    scores_table(found["scores"], f"{asked.set}, {', '.join(names)}: test split, percent")
+    if asked.json:
+        last_line({"scores": found["scores"], "by_network": found["by_network"]})

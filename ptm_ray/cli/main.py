@@ -1,0 +1,60 @@
+"""`ptm-ray COMMAND …`: finds the command, turns errors into one clear line and an exit code."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from ptm_ray import __version__
+from ptm_ray.cli import distill, doctor, evaluate, experts
+from ptm_ray.cli.flags import one_line
+from ptm_ray.errors import ConfigError, PtmError, WorkerFailed, did_you_mean
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "distill": (distill.main, "real images in, an evaluated and shareable synthetic set out"),
+    "experts": (experts.main, "train the experts of a dataset, to be shared by many distillations"),
+    "evaluate": (evaluate.main, "score any synthetic set beside random real images and full data"),
+    "doctor": (doctor.main, "what this machine has: versions, cores, memory, GPUs, Ray, datasets"),
+}
+
+
+def usage() -> str:
+    """The first help."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: ptm-ray COMMAND [flags]      (ptm-ray COMMAND --help explains them)",
+            "",
+            "Distils labelled medical images into a few synthetic images per class.",
+            "",
+            *lines,
+            "",
+            "Try: ptm-ray distill --data cellphantom --ipc 10 --budget-minutes 1 --out runs/first",
+        ]
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Runs a command. Raises `PtmError` of some kind for whatever the user can mend."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if argv[0] == "--version":
+        print(f"ptm-ray {__version__}")
+        return
+    if argv[0] not in COMMANDS:
+        raise ConfigError(f"unknown command {argv[0]!r}; {did_you_mean(argv[0], COMMANDS)}")
+    COMMANDS[argv[0]][0](argv[1:])
+
+
+def main() -> None:
+    """The console script. Exit code 2: bad input; 1: a failure while working; 130: interrupted."""
+    try:
+        run(sys.argv[1:])
+    except WorkerFailed as error:
+        sys.exit(f"ptm-ray: {one_line(error)}")
+    except PtmError as error:
+        print(f"ptm-ray: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("ptm-ray: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,82 @@
+"""Progress on standard error, tables and the last line on standard output."""
+
+import json
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ptm_ray.report.tables import COLUMNS, score_rows
+
+#: Seconds between two lines of progress where standard error is no terminal.
+QUIET_EVERY_S = 15.0
+
+
+class Bars:
+    """A bar for every stage on a terminal; a line now and then in a log file."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description:<11}"),
+            BarColumn(),
+            TextColumn("{task.fields[words]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+        self._told: dict[str, float] = {}
+        logging.basicConfig(
+            level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=self._console, show_path=False)]
+        )
+        logging.getLogger("ptm_ray").setLevel(logging.INFO)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, stage: str, done: float, total: float, words: str = "") -> None:
+        """Moves a stage's bar to `done` of `total`."""
+        if self._console.is_terminal:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._progress.add_task(stage, words="")
+            self._progress.update(self._tasks[stage], completed=done, total=total, words=words)
+            return
+        now = time.monotonic()
+        if now - self._told.get(stage, float("-inf")) >= QUIET_EVERY_S or done >= total:
+            self._told[stage] = now
+            print(f"{stage}: {100 * done / max(total, 1e-9):.0f} % ({words})", file=sys.stderr, flush=True)
+
+    def say(self, words: str) -> None:
+        """A line above the bars."""
+        self._console.print(words, highlight=False)
+
+
+def scores_table(scores: dict[str, Any], title: str) -> None:
+    """The scores, in percent, on standard output."""
+    table = Table(title=title)
+    table.add_column("trained on")
+    for name in COLUMNS.values():
+        table.add_column(name, justify="right")
+    for row in score_rows(scores):
+        table.add_row(*row)
+    # Wide enough where output goes to a file: a table broken over lines can't be read or parsed.
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def last_line(result: dict[str, Any]) -> None:
+    """One JSON object, for machines."""
+    print(json.dumps(result))

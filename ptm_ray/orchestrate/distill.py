@@ -1,0 +1,256 @@
+"""The main job on Ray: experts, buffer, distillation, evaluation, set."""
+
+import logging
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayActorError, RayTaskError
+
+from ptm_ray.config import DistillConfig
+from ptm_ray.core.nets.convnet import default_depth
+from ptm_ray.data import MedicalDataset
+from ptm_ray.errors import PtmError, WorkerFailed
+from ptm_ray.evaluate.protocol import Kind, jobs
+from ptm_ray.orchestrate import evaluators
+from ptm_ray.orchestrate.buffer import TrajectoryBuffer
+from ptm_ray.orchestrate.experts import fill_buffer
+from ptm_ray.orchestrate.session import connected, count_workers
+from ptm_ray.orchestrate.workers import start_workers
+from ptm_ray.report import write_report
+from ptm_ray.stages.problem import Problem
+from ptm_ray.store import atomic
+from ptm_ray.store.artefact import SyntheticSet
+from ptm_ray.store.checkpoints import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """Whoever wants to see progress: `done` of `total` in a stage, and a few words about now."""
+
+    def update(self, stage: str, done: float, total: float, words: str = "") -> None: ...
+
+
+class Nobody:
+    """A watcher that looks away."""
+
+    def update(self, stage: str, done: float, total: float, words: str = "") -> None:
+        """Nothing is shown."""
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """Where the set lies, how it scores beside random real images and full data, and what it cost."""
+
+    set: Path
+    scores: dict[str, Any]
+    cost: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the last line of `ptm-ray distill --json`."""
+        return {"set": str(self.set), "scores": self.scores, "cost": self.cost}
+
+
+def train_experts(
+    config: DistillConfig,
+    dataset: MedicalDataset,
+    *,
+    experts_root: Path,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+) -> Path:
+    """Trains the experts that are missing and returns the folder that holds them all."""
+    problem = Problem(dataset, config).check()
+    with connected(workers):
+        problem_ref = ray.put(problem)
+        actors = start_workers(problem_ref, min(count_workers(workers), problem.experts.count))
+        buffer = _experts(problem, problem_ref, actors, experts_root, watcher or Nobody())
+    return buffer.store.folder
+
+
+def distill(
+    config: DistillConfig,
+    dataset: MedicalDataset,
+    out: Path,
+    *,
+    experts_root: Path,
+    budget_s: float | None = None,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+) -> DistillResult:
+    """Experts → buffer → progressive matching → set → scores, into `out`.
+
+    An `out` that holds this very run is gone on with: finished stages are not done again. `budget_s` bounds the
+    distillation's own wall time, after the experts. Raises `PtmError` of some kind for bad settings, images or
+    folders, all before any expert trains.
+    """
+    watcher = watcher or Nobody()
+    problem = Problem(dataset, config).check()
+    folder = RunFolder(out)
+    folder.claim({"config": config.model_dump(mode="json"), "dataset": dataset.fingerprint})
+    started = time.monotonic()
+    with connected(workers):
+        problem_ref = ray.put(problem)
+        actors = start_workers(problem_ref, count_workers(workers))
+        buffer = _experts(problem, problem_ref, actors, experts_root, watcher)
+        experts_s = time.monotonic() - started
+        found = _distillation(problem, actors, buffer, folder, budget_s, watcher)
+        arrays = (found["images"], found["labels"])
+        results = _evaluation(problem, actors, arrays, ("synthetic", "random", "full"), watcher)
+    scores = evaluators.by_kind(results)
+    cost = {
+        "experts_s": experts_s,
+        "distillation_s": found["elapsed_s"],
+        "total_s": time.monotonic() - started,
+        "outer_steps": len(found["rows"]),
+        "skipped_updates": sum(row.skipped for row in found["rows"]),
+        "buffer_bytes": problem.experts.count * (problem.experts.snapshots + 1) * buffer.store.params * 4,
+        "experts": problem.experts.count,
+    }
+    made = synthetic_set(problem, found, cost)
+    made.save(folder.set_path)
+    history = {
+        "rows": [asdict(row) for row in found["rows"]],
+        "cycles": [asdict(row) for row in found["cycles"]],
+        "validation": [{"outer_step": step, "balanced_accuracy": score} for step, score in found["scores"]],
+        "best_outer_step": found["best_step"],
+    }
+    result = {"scores": scores, "by_network": evaluators.by_network(results), "cost": cost, **history}
+    write_report(folder, made, result)
+    return DistillResult(folder.set_path, scores, cost)
+
+
+def evaluate(
+    problem: Problem,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    workers: int | None = None,
+    kinds: Sequence[Kind] = ("synthetic", "random", "full"),
+    watcher: Watcher | None = None,
+) -> tuple[evaluators.Scores, dict[str, evaluators.Scores]]:
+    """Scores of a set, (n, channels, height, width) normalised and (n, classes) probabilities: overall, by network."""
+    with connected(workers):
+        actors = start_workers(ray.put(problem), count_workers(workers))
+        results = _evaluation(problem, actors, (images, labels), kinds, watcher or Nobody())
+    return evaluators.by_kind(results), evaluators.by_network(results)
+
+
+def _experts(problem: Problem, problem_ref: Any, actors: list[Any], root: Path, watcher: Watcher) -> TrajectoryBuffer:
+    count, per_expert = problem.experts.count, problem.experts.snapshots + 1
+
+    def show(made: int, wanted: int) -> None:
+        done = count - (wanted - made) / per_expert
+        watcher.update("experts", done, count, f"{int(done)} of {count} trained")
+
+    show(0, 0)
+    return fill_buffer(problem, problem_ref, actors, root, show)
+
+
+def _distillation(
+    problem: Problem,
+    actors: list[Any],
+    buffer: TrajectoryBuffer,
+    folder: RunFolder,
+    budget_s: float | None,
+    watcher: Watcher,
+) -> dict[str, Any]:
+    total = budget_s or problem.config.outer_steps
+    leader, helpers = actors[0], actors[1:]
+    stream = leader.distill.options(num_returns="streaming").remote(
+        buffer, helpers, str(folder.root.absolute()), budget_s
+    )
+    try:
+        for ref in stream:
+            row = ray.get(ref)
+            done = row.elapsed_s if budget_s else row.outer_step + 1
+            words = f"step {row.outer_step}, end {row.end}, loss {row.loss:.3f}, {row.phase}"
+            watcher.update("distilling", min(done, total), total, words)
+        found: dict[str, Any] = ray.get(leader.result.remote())
+    except RayTaskError as error:
+        raise (
+            error.cause if isinstance(error.cause, PtmError) else WorkerFailed(f"distilling failed: {error}")
+        ) from error
+    except RayActorError as error:
+        raise WorkerFailed(
+            f"the distilling worker died ({error}); run the same command again to go on from its last checkpoint"
+        ) from error
+    return found
+
+
+def _evaluation(
+    problem: Problem,
+    actors: list[Any],
+    synthetic: tuple[np.ndarray, np.ndarray],
+    kinds: Sequence[Kind],
+    watcher: Watcher,
+) -> list[Any]:
+    settings = problem.config.evaluation
+    todo = jobs(kinds, settings.networks, settings.seeds, settings.random_draws)
+    # Longest first, so that none of them is left to run alone at the end.
+    todo.sort(key=lambda job: (job.kind != "full", job.network == "convnet"))
+
+    def show(done: int, total: int) -> None:
+        watcher.update("evaluating", done, total, f"{done} of {total} networks")
+
+    return evaluators.evaluate(actors, todo, synthetic, problem.config.ipc, show)
+
+
+def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float]) -> SyntheticSet:
+    """The artefact of a finished distillation, its recipe included."""
+    data, config = problem.dataset, problem.config
+    images = found["images"].astype(np.float32)
+    network = config.network.model_dump(mode="json")
+    network["depth"] = network["depth"] or default_depth(data.resolution)
+    recipe = {
+        "shape": list(images.shape[1:]),
+        "ipc": config.ipc,
+        "soft_labels": found["soft"],
+        "inner_lr": found["inner_lr"],
+        "normalisation": {
+            "mean": problem.whitening.mean.tolist(),
+            "std": problem.whitening.std.tolist(),
+            "zca": problem.experts.zca,
+        },
+        "augmentation": list(problem.ops) if config.images.augment else [],
+        "network": {"name": "convnet", **network},
+        "initialisation": config.images.init,
+        "seed": config.seed,
+        "validation_balanced_accuracy": found["best_score"],
+        "outer_step": found["best_step"],
+        "cost": cost,
+        "dataset": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "class_names": list(data.class_names),
+            "task": data.task,
+            "licence": data.licence,
+            "source": data.source,
+            "notes": list(data.notes),
+        },
+        "config": config.model_dump(mode="json"),
+        "versions": {
+            "ptm-ray": version("ptm-ray"),
+            "torch": torch.__version__,
+            "ray": ray.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    labels = found["classes"].astype(np.int64)
+    soft = found["labels"].astype(np.float32) if found["soft"] else None
+    return SyntheticSet(images, problem.pixels(torch.tensor(images)), labels, soft, recipe)
+
+
+def save_scores(path: Path, scores: dict[str, Any]) -> None:
+    """Scores as JSON."""
+    import json
+
+    atomic.write_text(path, json.dumps(scores, indent=2))

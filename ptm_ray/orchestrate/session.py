@@ -1,0 +1,69 @@
+"""Connecting to Ray: the cluster that is there, or a local one of our own. Importing this starts nothing."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from ptm_ray.errors import ConfigError, WorkerFailed
+
+#: glibc hands every large tensor back to the system and faults it in again; keeping it made matching steps up to
+#: 1.7× faster. Read by the C library before Python starts, so it is set in the workers' environment.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "68719476736",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+
+def _private_token() -> None:
+    """Ray's token file, made before Ray makes it: readable by this user alone, where Ray's own is by everyone."""
+    path = Path.home() / ".ray" / "auth_token"
+    if path.exists() or "RAY_AUTH_TOKEN_PATH" in os.environ or "RAY_AUTH_TOKEN" in os.environ:
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+
+
+@contextmanager
+def connected(num_cpus: int | None = None) -> Iterator[None]:
+    """A connection to Ray for as long as the block runs.
+
+    Uses the connection that is already there; else the cluster at RAY_ADDRESS (as in a submitted job); else starts a
+    local Ray with `num_cpus` CPUs (by default all), without dashboard, reachable from this machine alone, and stops it
+    at the end. Raises `WorkerFailed` where a named cluster can't be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False)
+        else:
+            _private_token()
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+    except ConnectionError as error:
+        raise WorkerFailed(f"no Ray cluster answers at {address} ({error}); check RAY_ADDRESS, or unset it") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def count_workers(asked: int | None) -> int:
+    """One-CPU workers to start: as asked, else one for every CPU. Raises `ConfigError` beyond what there is."""
+    there = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    if asked is None:
+        return there
+    if asked > there:
+        raise ConfigError(f"{asked} workers asked for, but Ray has {there} CPUs; lower --workers or add nodes")
+    return asked

@@ -1,0 +1,121 @@
+"""The worker actor: trains experts, distils and evaluates, one task at a time on one CPU.
+
+One kind of actor with three roles rather than three kinds: a process that has loaded torch and holds the images serves
+every stage, and a job pays its start-up once. What the roles do is in `stages`; here is only how they are reached.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from ptm_ray.core.synthetic import Synthetic
+from ptm_ray.core.trajectory import Vector
+from ptm_ray.evaluate.protocol import Job
+from ptm_ray.orchestrate.buffer import TrajectoryBuffer
+from ptm_ray.orchestrate.session import KEEP_MEMORY
+from ptm_ray.stages.distill import CycleRow, Distillation, Row
+from ptm_ray.stages.experts import ExpertTrainer, store_of
+from ptm_ray.stages.problem import Problem
+from ptm_ray.stages.scoring import Evaluator, InlineScorer, Scorer
+from ptm_ray.store.checkpoints import RunFolder
+
+#: A set on its way between processes: images and label probabilities.
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+class Worker:
+    """A worker's body: an ordinary class that a test calls without a cluster."""
+
+    def __init__(self, problem: Problem) -> None:
+        torch.set_num_threads(1)
+        self._problem = problem
+        self._trainer: ExpertTrainer | None = None
+        self._evaluator: Evaluator | None = None
+        self._distillation: Distillation | None = None
+
+    def ready(self) -> bool:
+        """Answers once the worker has started."""
+        return True
+
+    def train_expert(self, expert: int, experts_root: str) -> Iterator[Vector]:
+        """Yields an expert's snapshots as they are made and writes its file."""
+        self._trainer = self._trainer or ExpertTrainer(self._problem)
+        yield from self._trainer.train_into(store_of(self._problem, experts_root), expert)
+
+    def score(self, job: Job, synthetic: Arrays | None, ipc: int, part: str = "test") -> dict[str, float]:
+        """Trains one evaluation network and scores it."""
+        return self._evaluating().run(job, _tensors(synthetic), ipc, part)
+
+    def validate(self, synthetic: Arrays) -> float:
+        """Balanced accuracy of a candidate on the validation split."""
+        tensors = _tensors(synthetic)
+        assert tensors is not None
+        return self._evaluating().validate(tensors)
+
+    def distill(
+        self, buffer: TrajectoryBuffer, evaluators: list[Any], folder: str, budget_s: float | None
+    ) -> Iterator[Row | CycleRow]:
+        """Runs a distillation, yielding what happens as it happens."""
+        scorer: Scorer = RemoteScorer(evaluators) if evaluators else InlineScorer(self._evaluating())
+        self._distillation = Distillation(self._problem, buffer, scorer, RunFolder(Path(folder)))
+        yield from self._distillation.run(budget_s)
+
+    def result(self) -> dict[str, Any]:
+        """The distillation's best set and history, as arrays and plain values."""
+        run = self._distillation
+        assert run is not None
+        kept = run.result()
+        return {
+            "images": kept.images.numpy(),
+            "classes": kept.classes.numpy(),
+            "labels": kept.labels().numpy(),
+            "soft": kept.label_logits is not None,
+            "inner_lr": float(kept.log_lr.exp()),
+            "rows": run.rows,
+            "cycles": run.cycles,
+            "scores": run.scores,
+            "best_step": run.best.outer_step if run.best else run.step,
+            "best_score": run.best.score if run.best else None,
+            "elapsed_s": run.elapsed_s,
+        }
+
+    def _evaluating(self) -> Evaluator:
+        self._evaluator = self._evaluator or Evaluator(self._problem)
+        return self._evaluator
+
+
+class RemoteScorer:
+    """Scores candidates on other workers while the distillation goes on."""
+
+    def __init__(self, evaluators: list[Any]) -> None:
+        self._evaluators = evaluators
+        self._pending: dict[Any, int] = {}
+
+    def submit(self, tag: int, candidate: Synthetic) -> None:
+        """Hands a candidate to the workers in turn."""
+        arrays = (candidate.images.numpy(), candidate.labels().numpy())
+        worker = self._evaluators[tag % len(self._evaluators)]
+        self._pending[worker.validate.remote(arrays)] = tag
+
+    def collect(self, wait: bool) -> list[tuple[int, float]]:
+        """Scores that have arrived; all of them, where told to wait."""
+        if not self._pending:
+            return []
+        timeout = None if wait else 0
+        done, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=timeout)
+        return [(self._pending.pop(ref), ray.get(ref)) for ref in done]
+
+
+def _tensors(arrays: Arrays | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+    return None if arrays is None else (torch.tensor(arrays[0]), torch.tensor(arrays[1]))
+
+
+def start_workers(problem: Any, count: int) -> list[Any]:
+    """`count` worker actors on one CPU each. `problem` is a reference to it, so that images travel once a node."""
+    options = {"num_cpus": 1, "runtime_env": {"env_vars": KEEP_MEMORY}}
+    actor = ray.remote(Worker)
+    return [actor.options(**options).remote(problem) for _ in range(count)]

@@ -1,0 +1,101 @@
+"""Scoring sets: one network at a time, as evaluator actors do it, and the validation that a distillation asks for."""
+
+import statistics
+from typing import Protocol
+
+import torch
+
+from ptm_ray.core.seeds import Seeds
+from ptm_ray.core.synthetic import Synthetic, balanced_rows
+from ptm_ray.core.types import Tensor
+from ptm_ray.errors import NotEnoughImages
+from ptm_ray.evaluate.protocol import Job, train_and_score
+from ptm_ray.evaluate.train import TrainRecipe
+from ptm_ray.stages.problem import Problem
+
+#: Images (n, channels, height, width), normalised, and label probabilities (n, classes).
+TrainingSet = tuple[Tensor, Tensor]
+
+
+class Evaluator:
+    """Holds the real images once; trains and scores networks on whatever set it is given."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._real = {part: problem.tensors(part) for part in ("train", "val", "test")}
+
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(labels, self._problem.dataset.num_classes).float()
+
+    def _random_set(self, ipc: int, draw: int) -> TrainingSet:
+        """Random real images of equal number; with replacement only where a class has too few."""
+        images, labels = self._real["train"]
+        names = self._problem.dataset.class_names
+        # Seeded by the draw alone: every method at every distillation seed is compared with the same images.
+        stream = Seeds(0).stream("random baseline", draw)
+        try:
+            rows = balanced_rows(labels, ipc, names, stream)
+        except NotEnoughImages:
+            stream = Seeds(0).stream("random baseline", draw)
+            rows = balanced_rows(labels, ipc, names, stream, replacement=True)
+        return images[rows], self._one_hot(labels[rows])
+
+    def training_set(self, job: Job, synthetic: TrainingSet | None, ipc: int) -> TrainingSet:
+        """What the job trains on."""
+        if job.kind == "random":
+            return self._random_set(ipc, job.draw)
+        if job.kind == "full":
+            images, labels = self._real["train"]
+            return images, self._one_hot(labels)
+        if synthetic is None:
+            raise ValueError("a synthetic job needs a synthetic set")
+        return synthetic
+
+    def run(self, job: Job, synthetic: TrainingSet | None, ipc: int, part: str = "test") -> dict[str, float]:
+        """Metrics of one fresh network on a split."""
+        settings = self._problem.config.evaluation
+        recipe = TrainRecipe(
+            steps=settings.full_steps if job.kind == "full" else settings.steps,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            batch_size=settings.batch_size,
+            ops=self._problem.ops if self._problem.config.images.augment else (),
+        )
+        network = self._problem.network(job.network)
+        train_on = self.training_set(job, synthetic, ipc)
+        return train_and_score(network, train_on, self._real[part], recipe, job.seed)
+
+    def validate(self, synthetic: TrainingSet) -> float:
+        """Mean balanced accuracy of a few matching networks on the validation split.
+
+        Their seeds differ from those of the final evaluation, which so stays independent of what was chosen here.
+        """
+        seeds = [10_000 + k for k in range(self._problem.config.evaluation.validation_networks)]
+        scores = [self.run(Job("synthetic", 0, "convnet", seed), synthetic, 0, "val") for seed in seeds]
+        return statistics.fmean(score["balanced_accuracy"] for score in scores)
+
+
+class Scorer(Protocol):
+    """Scores candidates on the validation split, now or later: `submit` then `collect`."""
+
+    def submit(self, tag: int, candidate: Synthetic) -> None: ...
+
+    def collect(self, wait: bool) -> list[tuple[int, float]]: ...
+
+
+class InlineScorer:
+    """Scores in the calling process, at once."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+        self._scored: list[tuple[int, float]] = []
+
+    def submit(self, tag: int, candidate: Synthetic) -> None:
+        """Scores the candidate; `collect` hands the score out."""
+        self._scored.append((tag, self._evaluator.validate((candidate.images, candidate.labels()))))
+
+    def collect(self, wait: bool) -> list[tuple[int, float]]:
+        """All scores since the last call, as (tag, balanced accuracy)."""
+        scored, self._scored = self._scored, []
+        return scored
