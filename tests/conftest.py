@@ -1,5 +1,45 @@
-"""Shapes in signatures are checked while the tests run."""
+"""Shapes in signatures are checked while the tests run; one small Ray cluster serves all tests that need it."""
 
+import os
+import secrets
+import time
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("ptm_ray.core", "beartype.beartype").__enter__()
+
+# Set before Ray is imported anywhere, as it reads them then. A token of the tests' own.
+os.environ.update(
+    RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1"
+)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """Ray with two CPUs and its dashboard, so that jobs can be submitted; yields its addresses."""
+    import ray
+
+    context = ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=True,
+        dashboard_port=0,
+        object_store_memory=256 * 2**20,
+        log_to_driver=False,
+    )
+    yield context.address_info
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """Waits for a condition, asking again and again; fails after the limit."""
+
+    def wait(condition, limit_s):
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < deadline, f"still not so after {limit_s} s"
+            time.sleep(0.2)
+
+    return wait

@@ -77,10 +77,12 @@ def references(
     generator: torch.Generator,
     draws: int = 8,
 ) -> dict[int, Reference]:
-    """`reference` of every class; `real` maps a class to some of its (normalised) images."""
+    """`reference` of every class that has the two real images it takes; `real` maps a class to some of its images."""
     with torch.no_grad():
         return {
-            label: reference(network.embed(theta, images), half, draws, generator) for label, images in real.items()
+            label: reference(network.embed(theta, images), half, draws, generator)
+            for label, images in real.items()
+            if len(images) > 1
         }
 
 
@@ -94,10 +96,11 @@ def overlap_ratio(
 ) -> Float[Tensor, ""]:
     """Mean over the classes of MMD²(moving, standing) over the same number of real halves; differentiable.
 
-    Below 1 the halves are more alike than real ones; it falls as overlap grows.
+    Below 1 the halves are more alike than real ones; it falls as overlap grows. A class without a reference is left
+    out.
     """
     ratios = []
-    for label in torch.unique(classes[halves.moving]):
+    for label in (k for k in torch.unique(classes[halves.moving]) if int(k) in real):
         moving = halves.moving[classes[halves.moving] == label]
         standing = halves.standing[classes[halves.standing] == label]
         known = real[int(label)]

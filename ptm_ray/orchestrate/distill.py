@@ -18,7 +18,7 @@ from ptm_ray.config import DistillConfig
 from ptm_ray.core.nets.convnet import default_depth
 from ptm_ray.data import MedicalDataset
 from ptm_ray.errors import PtmError, WorkerFailed
-from ptm_ray.evaluate.protocol import Kind, jobs
+from ptm_ray.evaluation.protocol import Kind, jobs
 from ptm_ray.orchestrate import evaluators
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.experts import fill_buffer
@@ -26,7 +26,6 @@ from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import start_workers
 from ptm_ray.report import write_report
 from ptm_ray.stages.problem import Problem
-from ptm_ray.store import atomic
 from ptm_ray.store.artefact import SyntheticSet
 from ptm_ray.store.checkpoints import RunFolder
 
@@ -247,10 +246,3 @@ def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float
     labels = found["classes"].astype(np.int64)
     soft = found["labels"].astype(np.float32) if found["soft"] else None
     return SyntheticSet(images, problem.pixels(torch.tensor(images)), labels, soft, recipe)
-
-
-def save_scores(path: Path, scores: dict[str, Any]) -> None:
-    """Scores as JSON."""
-    import json
-
-    atomic.write_text(path, json.dumps(scores, indent=2))

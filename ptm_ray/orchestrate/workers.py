@@ -4,6 +4,7 @@ One kind of actor with three roles rather than three kinds: a process that has l
 every stage, and a job pays its start-up once. What the roles do is in `stages`; here is only how they are reached.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ import torch
 
 from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.trajectory import Vector
-from ptm_ray.evaluate.protocol import Job
+from ptm_ray.evaluation.protocol import Job
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.session import KEEP_MEMORY
-from ptm_ray.stages.distill import CycleRow, Distillation, Row
+from ptm_ray.stages.distill import Distillation, Row
 from ptm_ray.stages.experts import ExpertTrainer, store_of
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator, InlineScorer, Scorer
@@ -37,9 +38,9 @@ class Worker:
         self._evaluator: Evaluator | None = None
         self._distillation: Distillation | None = None
 
-    def ready(self) -> bool:
+    def process_id(self) -> int:
         """Answers once the worker has started."""
-        return True
+        return os.getpid()
 
     def train_expert(self, expert: int, experts_root: str) -> Iterator[Vector]:
         """Yields an expert's snapshots as they are made and writes its file."""
@@ -58,7 +59,7 @@ class Worker:
 
     def distill(
         self, buffer: TrajectoryBuffer, evaluators: list[Any], folder: str, budget_s: float | None
-    ) -> Iterator[Row | CycleRow]:
+    ) -> Iterator[Row]:
         """Runs a distillation, yielding what happens as it happens."""
         scorer: Scorer = RemoteScorer(evaluators) if evaluators else InlineScorer(self._evaluating())
         self._distillation = Distillation(self._problem, buffer, scorer, RunFolder(Path(folder)))
@@ -68,7 +69,7 @@ class Worker:
         """The distillation's best set and history, as arrays and plain values."""
         run = self._distillation
         assert run is not None
-        kept = run.result()
+        kept, best = run.result(), run.selection.best
         return {
             "images": kept.images.numpy(),
             "classes": kept.classes.numpy(),
@@ -77,9 +78,9 @@ class Worker:
             "inner_lr": float(kept.log_lr.exp()),
             "rows": run.rows,
             "cycles": run.cycles,
-            "scores": run.scores,
-            "best_step": run.best.outer_step if run.best else run.step,
-            "best_score": run.best.score if run.best else None,
+            "scores": run.selection.scores,
+            "best_step": best.outer_step if best else run.step,
+            "best_score": best.score if best else None,
             "elapsed_s": run.elapsed_s,
         }
 

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import torch
 
-from ptm_ray.core import overlap
-from ptm_ray.core.distill import Learner, OuterRates, Separation, outer_step
-from ptm_ray.core.overlap import Cycle, Halves, Phase
+from ptm_ray.config.models import ImageSettings
+from ptm_ray.core.distill import Learner, OuterRates, outer_step
+from ptm_ray.core.overlap import Phase
 from ptm_ray.core.schedule import (
     ByCount,
     ByProgress,
@@ -25,16 +25,17 @@ from ptm_ray.core.schedule import (
     student_steps,
 )
 from ptm_ray.core.seeds import Seeds
-from ptm_ray.core.synthetic import Synthetic, class_rows, from_noise, from_real, inner_batches
+from ptm_ray.core.synthetic import Synthetic, from_noise, from_real, inner_batches
 from ptm_ray.core.trajectory import Vector
-from ptm_ray.core.unroll import steps_that_fit
+from ptm_ray.core.unroll import Batch, steps_that_fit
 from ptm_ray.errors import DivergedError
+from ptm_ray.stages import mitigation
+from ptm_ray.stages.mitigation import CycleRow, Mitigation
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Scorer
+from ptm_ray.stages.selection import Selection
 from ptm_ray.store.checkpoints import RunFolder
 
-#: Real images of each class that the overlap is measured against.
-REAL_SAMPLE = 64
 #: Seconds between two checkpoints.
 CHECKPOINT_EVERY_S = 20.0
 
@@ -64,19 +65,6 @@ class Row:
     elapsed_s: float
 
 
-@dataclass(frozen=True)
-class CycleRow:
-    """One cycle of overlap mitigation: what it did to overlap and validation accuracy, and whether it was kept."""
-
-    cycle: int
-    outer_step: int
-    overlap_before: float
-    overlap_after: float
-    validation_before: float
-    validation_after: float
-    undone: bool
-
-
 def make_schedule(problem: Problem) -> Schedule:
     """The schedule that the settings describe."""
     settings, last = problem.config.schedule, problem.experts.snapshots
@@ -87,6 +75,18 @@ def make_schedule(problem: Problem) -> Schedule:
         return ByCount(settings.end_min, end_max, settings.growth, settings.shape)
     start_max = settings.start_max if settings.start_max is not None else last - settings.length
     return RandomSegments(start_max, settings.length)
+
+
+def outer_rates(images: ImageSettings) -> OuterRates:
+    """The step sizes that the settings ask for."""
+    return OuterRates(
+        optimiser=images.optimiser,
+        images=images.lr,
+        inner_lr=images.inner_lr_lr,
+        labels=images.label_lr,
+        ema_decay=images.ema,
+        explode_at=images.explode_at,
+    )
 
 
 def initial_set(problem: Problem, seeds: Seeds) -> Synthetic:
@@ -106,73 +106,46 @@ def initial_set(problem: Problem, seeds: Seeds) -> Synthetic:
     return synthetic
 
 
-@dataclass
-class Best:
-    """The set with the best validation score so far; `tag` counts the candidates."""
-
-    tag: int
-    outer_step: int
-    score: float
-    state: dict[str, Any]
-
-
 class Distillation:
     """A distillation under way. `run` is the loop; everything it needs to go on is in `state_dict`."""
 
     def __init__(self, problem: Problem, trajectories: TrajectorySource, scorer: Scorer, folder: RunFolder) -> None:
         config = problem.config
-        self.problem, self.trajectories, self.scorer, self.folder = problem, trajectories, scorer, folder
+        self.problem, self.trajectories, self.folder = problem, trajectories, folder
         self.network = problem.network()
         self.seeds = Seeds(config.seed)
         self.schedule = make_schedule(problem)
-        images = config.images
-        rates = OuterRates(
-            images.optimiser, images.lr, images.inner_lr_lr, images.label_lr, images.ema, images.explode_at
-        )
-        self.learner = Learner(initial_set(problem, self.seeds), rates)
-        self.ops = problem.ops if images.augment else ()
+        self.learner = Learner(initial_set(problem, self.seeds), outer_rates(config.images))
+        self.ops = problem.ops if config.images.augment else ()
         self.step = 0
         self.elapsed_s = 0.0
         self.progress = self.schedule.begin()
-        self.cycle = Cycle(Phase.MATCH, config.overlap.look_every)
-        self.halves: Halves | None = None
-        self.rollback: dict[str, Any] | None = None
-        self.best: Best | None = None
+        self.selection = Selection(scorer)
+        self.mitigation = None
+        if mitigation.applies(problem):
+            self.mitigation = Mitigation(problem, self.network, self.seeds, self._validate_now)
         self.rows: list[Row] = []
-        self.cycles: list[CycleRow] = []
         self.skipped_in_a_row = 0
-        self.scores: list[tuple[int, float]] = []
-        self.submitted = 0
-        self._waiting: dict[int, dict[str, Any]] = {}
         self._keep: dict[tuple[int, int], int] = {}
-        self._real = self._real_sample() if self.mitigates_overlap else {}
         saved = folder.load_checkpoint()
         if saved is not None:
             self.load_state_dict(saved)
 
     @property
-    def mitigates_overlap(self) -> bool:
-        """One image per class has nothing to split: the module stays out."""
-        return self.problem.config.overlap.enabled and self.problem.config.ipc > 1
-
-    # -- state ---------------------------------------------------------------------------------------------------
+    def cycles(self) -> list[CycleRow]:
+        """What overlap mitigation has done so far."""
+        return [] if self.mitigation is None else self.mitigation.cycles
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the run needs to go on, as tensors and plain values."""
-        halves = None if self.halves is None else [self.halves.moving, self.halves.standing]
         return {
             "learner": self.learner.state_dict(),
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "progress": list(self.progress),
-            "cycle": [str(self.cycle.phase), self.cycle.left, self.cycle.number],
-            "halves": halves,
-            "rollback": self.rollback,
-            "best": None if self.best is None else vars(self.best),
+            "selection": self.selection.state_dict(),
+            "mitigation": None if self.mitigation is None else self.mitigation.state_dict(),
             "rows": [asdict(row) for row in self.rows],
-            "cycles": [asdict(row) for row in self.cycles],
-            "scores": self.scores,
-            "submitted": self.submitted,
             "skipped_in_a_row": self.skipped_in_a_row,
         }
 
@@ -181,18 +154,11 @@ class Distillation:
         self.learner.load_state_dict(state["learner"])
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
         self.progress = Progress(*state["progress"])
-        phase, left, number = state["cycle"]
-        self.cycle = Cycle(Phase(phase), left, number)
-        self.halves = None if state["halves"] is None else Halves(*state["halves"])
-        self.rollback = state["rollback"]
-        self.best = None if state["best"] is None else Best(**state["best"])
+        self.selection.load_state_dict(state["selection"])
+        if self.mitigation is not None:
+            self.mitigation.load_state_dict(state["mitigation"])
         self.rows = [Row(**row) for row in state["rows"]]
-        self.cycles = [CycleRow(**row) for row in state["cycles"]]
-        self.scores = [(step, score) for step, score in state["scores"]]
-        self.submitted = state["submitted"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
-
-    # -- the loop ------------------------------------------------------------------------------------------------
 
     def run(self, budget_s: float | None = None, stop_after: int | None = None) -> Iterator[Row]:
         """Yields a row after every outer step, until the settings' outer steps or the budget are spent.
@@ -204,7 +170,7 @@ class Distillation:
         last = time.monotonic()
         saved = last
         if self.step == 0:
-            self._submit()
+            self.selection.submit(0, self.learner.result())
         until = self.problem.config.outer_steps if stop_after is None else self.step + stop_after
         while self.step < min(until, self.problem.config.outer_steps):
             if budget_s is not None and self.elapsed_s >= budget_s:
@@ -221,16 +187,14 @@ class Distillation:
         self._checkpoint()
         if stop_after is None and self.step % self.problem.config.evaluation.validate_every:
             # After the checkpoint: a run that is resumed with more time must not remember where it once ended.
-            self._submit()
-            self._collect(wait=True)
+            self._validate_now()
 
     def result(self) -> Synthetic:
         """The set that did best on validation."""
-        if self.best is None:
+        best, now = self.selection.best, self.learner.synthetic
+        if best is None:
             return self.learner.result()
-        kept = self.best.state
-        now = self.learner.synthetic
-        return Synthetic(kept["images"], now.classes.clone(), kept["log_lr"], now.num_classes, kept["label_logits"])
+        return Synthetic(classes=now.classes.clone(), num_classes=now.num_classes, **best.learned)
 
     def _one_step(self) -> Row:
         config, step = self.problem.config, self.step
@@ -238,54 +202,49 @@ class Distillation:
         segment = self.schedule.segment(self.progress, draw)
         expert = int(torch.randint(self.trajectories.num_experts, (), generator=draw))
         start, end = (torch.from_numpy(self.trajectories.vector(expert, k).copy()) for k in segment)
-        steps = self._student_steps(segment)
-        batches = inner_batches(
-            len(self.learner.synthetic.images),
-            config.student.batch_size,
-            steps,
-            self.ops,
-            self.seeds.stream("inner batches", step),
-        )
-        looked = self._look(end)
-        phase = self.cycle.phase
-        separation = self._separation(end) if phase is Phase.SEPARATE else None
-        moving = self.halves.moving if phase is not Phase.MATCH and self.halves is not None else None
+        batches = self._batches(segment)
+        looked = None if self.mitigation is None else self.mitigation.look(self.learner, end, step)
+        phase = Phase.MATCH if self.mitigation is None else self.mitigation.phase
         metrics = outer_step(
             self.network,
             self.learner,
             start,
             end,
             batches,
-            keep=self._kept_graphs(start, steps, batches),
-            separation=separation,
-            moving=moving,
+            keep=self._kept_graphs(start, batches),
+            separation=None if self.mitigation is None else self.mitigation.separation(end, step),
+            moving=None if self.mitigation is None else self.mitigation.moving,
         )
         self._count_skipped(metrics.skipped, metrics.loss)
         if not metrics.skipped:
             self.progress = self.schedule.advance(self.progress, step, metrics.loss)
-        self._end_of_cycle(end)
         self.step += 1
+        if self.mitigation is not None:
+            self.mitigation.advance(self.learner, self.step)
         if self.step % config.evaluation.validate_every == 0:
-            self._submit()
+            self.selection.submit(self.step, self.learner.result())
+            self.selection.collect(wait=False)
+        overlap = metrics.overlap if looked is None else looked
         return Row(
-            step,
-            segment.start,
-            segment.end,
-            steps,
-            metrics.loss,
-            metrics.inner_lr,
-            metrics.skipped,
-            str(phase),
-            metrics.overlap if looked is None else looked,
-            self.elapsed_s,
+            outer_step=step,
+            start=segment.start,
+            end=segment.end,
+            student_steps=len(batches),
+            loss=metrics.loss,
+            inner_lr=metrics.inner_lr,
+            skipped=metrics.skipped,
+            phase=str(phase),
+            overlap=overlap,
+            elapsed_s=self.elapsed_s,
         )
 
-    def _student_steps(self, segment: Segment) -> int:
-        student = self.problem.config.student
-        return student_steps(segment, student.steps_per_snapshot, student.steps_min, student.steps_max)
+    def _batches(self, segment: Segment) -> list[Batch]:
+        student, draw = self.problem.config.student, self.seeds.stream("inner batches", self.step)
+        steps = student_steps(segment, student.steps_per_snapshot, student.steps_min, student.steps_max)
+        return inner_batches(len(self.learner.synthetic.images), student.batch_size, steps, self.ops, draw)
 
-    def _kept_graphs(self, start: torch.Tensor, steps: int, batches: list[Any]) -> int:
-        key = (steps, len(batches[0].rows))
+    def _kept_graphs(self, start: torch.Tensor, batches: list[Batch]) -> int:
+        key = (len(batches), len(batches[0].rows))
         if key not in self._keep:
             budget = self.problem.config.student.memory_mib * 2**20
             now = self.learner.synthetic
@@ -302,114 +261,10 @@ class Distillation:
                 "the student diverges on these experts; lower experts.lr or student.inner_lr, or take more snapshots"
             )
 
-    # -- validation ----------------------------------------------------------------------------------------------
-
-    def _submit(self) -> float | None:
-        """Hands the set to the scorer; returns its score where that is known at once."""
-        tag, candidate = self.submitted, self.learner.result()
-        self.submitted += 1
-        self._waiting[tag] = {
-            "step": self.step,
-            "images": candidate.images,
-            "log_lr": candidate.log_lr,
-            "label_logits": candidate.label_logits,
-        }
-        self.scorer.submit(tag, candidate)
-        return self._collect(wait=False).get(tag)
-
-    def _collect(self, wait: bool) -> dict[int, float]:
-        scored = dict(self.scorer.collect(wait))
-        for tag, score in scored.items():
-            state = self._waiting.pop(tag)
-            self.scores.append((state.pop("step"), score))
-            # Of equals the later one: it has learned more that validation could not tell apart.
-            if self.best is None or (score, tag) >= (self.best.score, self.best.tag):
-                self.best = Best(tag, self.scores[-1][0], score, state)
-        return scored
-
-    def _score_now(self) -> float:
+    def _validate_now(self) -> float:
         """The validation score of the set as it is, waited for."""
-        tag, now = self.submitted, self._submit()
-        return self._collect(wait=True)[tag] if now is None else now
+        return self.selection.score_now(self.step, self.learner.result())
 
     def _checkpoint(self) -> None:
-        self._collect(wait=True)
+        self.selection.collect(wait=True)
         self.folder.save_checkpoint(self.state_dict())
-
-    # -- overlap -------------------------------------------------------------------------------------------------
-
-    def _real_sample(self) -> dict[int, torch.Tensor]:
-        images, labels = self.problem.tensors("train")
-        draw = self.seeds.stream("real sample")
-        sample = {}
-        for label in range(self.problem.dataset.num_classes):
-            rows = class_rows(labels, label)
-            sample[label] = images[rows[torch.randperm(len(rows), generator=draw)[:REAL_SAMPLE]]]
-        return sample
-
-    def _references(self, theta: torch.Tensor, stage: str) -> dict[int, overlap.Reference]:
-        half = self.problem.config.ipc // 2
-        return overlap.references(self.network, theta, self._real, half, self.seeds.stream(stage, self.step))
-
-    def _measure(self, theta: torch.Tensor, halves: Halves) -> float:
-        now = self.learner.synthetic
-        with torch.no_grad():
-            real = self._references(theta, "overlap")
-            return float(overlap.overlap_ratio(self.network, theta, now.images, now.classes, halves, real))
-
-    def _look(self, theta: torch.Tensor) -> float | None:
-        """Where a look is due: measures the overlap, and begins a cycle if the halves have become alike."""
-        settings = self.problem.config.overlap
-        if not self.mitigates_overlap or self.cycle.phase is not Phase.MATCH or self.cycle.left > 1:
-            return None
-        halves = overlap.split(self.learner.synthetic.classes, self.seeds.stream("halves", self.step))
-        ratio = self._measure(theta, halves)
-        if ratio < settings.threshold:
-            self.halves = halves
-            self.rollback = {
-                "learner": self.learner.state_dict(),
-                "overlap": ratio,
-                "validation": self._score_now(),
-                "step": self.step,
-            }
-            self.cycle = self._next(start=True)
-        return ratio
-
-    def _separation(self, theta: torch.Tensor) -> Separation | None:
-        if self.halves is None:
-            return None
-        real = self._references(theta, "separation")
-        return Separation(self.halves, theta, real, self.problem.config.overlap.weight)
-
-    def _next(self, start: bool) -> Cycle:
-        settings = self.problem.config.overlap
-        return overlap.next_phase(
-            self.cycle, settings.separate_steps, settings.retrain_steps, settings.look_every, start
-        )
-
-    def _end_of_cycle(self, theta: torch.Tensor) -> None:
-        """Moves the cycle on; where it has ended, keeps it only if validation accuracy did not suffer."""
-        if not self.mitigates_overlap:
-            return
-        before = self.cycle.phase
-        self.cycle = self._next(start=False)
-        if before is not Phase.RETRAIN or self.cycle.phase is not Phase.MATCH:
-            return
-        assert self.rollback is not None
-        assert self.halves is not None
-        after, score = self._measure(theta, self.halves), self._score_now()
-        undone = score < self.rollback["validation"]
-        self.cycles.append(
-            CycleRow(
-                self.cycle.number,
-                self.step,
-                self.rollback["overlap"],
-                after,
-                self.rollback["validation"],
-                score,
-                undone,
-            )
-        )
-        if undone:
-            self.learner.load_state_dict(self.rollback["learner"])
-        self.halves, self.rollback = None, None

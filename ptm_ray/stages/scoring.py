@@ -9,8 +9,8 @@ from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import Synthetic, balanced_rows
 from ptm_ray.core.types import Tensor
 from ptm_ray.errors import NotEnoughImages
-from ptm_ray.evaluate.protocol import Job, train_and_score
-from ptm_ray.evaluate.train import TrainRecipe
+from ptm_ray.evaluation.protocol import Job, train_and_score
+from ptm_ray.evaluation.train import TrainRecipe
 from ptm_ray.stages.problem import Problem
 
 #: Images (n, channels, height, width), normalised, and label probabilities (n, classes).

@@ -68,7 +68,7 @@ class SyntheticSet:
             labels = np.array(table["label"].to_pylist(), dtype=np.int64)
             soft = np.array(table["soft_label"].to_pylist(), dtype=np.float32) if recipe["soft_labels"] else None
         except FileNotFoundError as error:
-            raise StoreError(f"{folder} is no synthetic set: {Path(error.filename).name} is missing") from None
+            raise StoreError(f"{folder} is no synthetic set: {error.filename or error} is missing") from None
         except (pa.ArrowInvalid, KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
             raise StoreError(f"{folder} is a damaged synthetic set ({type(error).__name__}: {error})") from error
         recipe.pop("format", None)

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all: written beside their place, then renamed."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -27,7 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise StoreError(_reason(path, error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

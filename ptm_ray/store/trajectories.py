@@ -73,8 +73,10 @@ class TrajectoryStore:
         Raises `StoreError`, naming the file, where it is missing, cut short, changed or another architecture's.
         """
         path = self.path(expert)
-        if not (path.exists() and _digest_path(path).exists()):
-            raise StoreError(f"no expert {expert} in {self.folder}; train it by `ptm-ray experts`")
+        if not path.exists():
+            raise StoreError(f"no {path.name} in {self.folder}; train it by `ptm-ray experts`")
+        if not _digest_path(path).exists():
+            raise StoreError(f"{path} has no checksum beside it; it will be trained again")
         if _digest_path(path).read_text().split()[:1] != [_sha256(path)]:
             raise StoreError(f"{path} does not have the checksum it was written with; it will be trained again")
         try:

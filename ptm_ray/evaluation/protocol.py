@@ -10,8 +10,8 @@ from ptm_ray.core import nets
 from ptm_ray.core.params import Network
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.types import Float, Int, Tensor
-from ptm_ray.evaluate.metrics import score
-from ptm_ray.evaluate.train import TrainRecipe, predict, train
+from ptm_ray.evaluation.metrics import score
+from ptm_ray.evaluation.train import TrainRecipe, predict, train
 
 Kind = Literal["synthetic", "random", "full"]
 

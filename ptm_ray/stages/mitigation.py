@@ -1,0 +1,155 @@
+"""Dynamic overlap mitigation as a run does it: looks, cycles of match → separate → retrain, and undoing them."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ptm_ray.config.models import OverlapSettings
+from ptm_ray.core import overlap
+from ptm_ray.core.distill import Learner, Separation
+from ptm_ray.core.overlap import Cycle, Halves, Phase
+from ptm_ray.core.params import Network
+from ptm_ray.core.seeds import Seeds
+from ptm_ray.core.synthetic import class_rows
+from ptm_ray.core.types import Tensor
+from ptm_ray.stages.problem import Problem
+
+#: Real images of each class that the overlap is measured against.
+REAL_SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class CycleRow:
+    """One cycle of overlap mitigation: what it did to overlap and validation accuracy, and whether it was kept."""
+
+    cycle: int
+    outer_step: int
+    overlap_before: float
+    overlap_after: float
+    validation_before: float
+    validation_after: float
+    undone: bool
+
+
+@dataclass
+class _Before:
+    """What a cycle that fails is undone to, and where its overlap was measured: it is measured there again."""
+
+    learner: dict[str, Any]
+    theta: Tensor
+    outer_step: int
+    overlap: float
+    validation: float
+
+
+class Mitigation:
+    """Measures the overlap of the set every few outer steps and runs a cycle where it is too large.
+
+    `validate` scores the set as it is now on the validation split; a cycle that leaves it worse is undone.
+    """
+
+    def __init__(self, problem: Problem, network: Network, seeds: Seeds, validate: Callable[[], float]) -> None:
+        self._settings: OverlapSettings = problem.config.overlap
+        self._half = problem.config.ipc // 2
+        self._network, self._seeds, self._validate = network, seeds, validate
+        self._cycle = Cycle(Phase.MATCH, self._settings.look_every)
+        self._halves: Halves | None = None
+        self._before: _Before | None = None
+        self._real = _real_sample(problem, seeds)
+        self.cycles: list[CycleRow] = []
+
+    @property
+    def phase(self) -> Phase:
+        return self._cycle.phase
+
+    @property
+    def moving(self) -> Tensor | None:
+        """Rows that may change now; None: all of them."""
+        return None if self._halves is None else self._halves.moving
+
+    def look(self, learner: Learner, theta: Tensor, outer_step: int) -> float | None:
+        """Where a look is due: the overlap ratio at θ; begins a cycle if the halves have become too alike."""
+        if self.phase is not Phase.MATCH or self._cycle.left > 1:
+            return None
+        halves = overlap.split(learner.synthetic.classes, self._seeds.stream("halves", outer_step))
+        ratio = self._measure(learner, theta, halves, outer_step)
+        if ratio < self._settings.threshold:
+            self._halves = halves
+            self._before = _Before(learner.state_dict(), theta, outer_step, ratio, self._validate())
+            self._cycle = self._next(start=True)
+        return ratio
+
+    def separation(self, theta: Tensor, outer_step: int) -> Separation | None:
+        """What the outer step needs in the separate phase; None in the others."""
+        if self._halves is None or self.phase is not Phase.SEPARATE:
+            return None
+        real = self._references(theta, "separation", outer_step)
+        return Separation(self._halves, theta, real, self._settings.weight)
+
+    def advance(self, learner: Learner, outer_step: int) -> None:
+        """Moves the cycle on by one outer step; at its end, keeps it only if validation accuracy did not suffer."""
+        was = self.phase
+        self._cycle = self._next(start=False)
+        if was is not Phase.RETRAIN or self.phase is not Phase.MATCH:
+            return
+        assert self._before is not None
+        assert self._halves is not None
+        before = self._before
+        after = self._measure(learner, before.theta, self._halves, before.outer_step)
+        score = self._validate()
+        undone = score < before.validation
+        number = self._cycle.number
+        self.cycles.append(CycleRow(number, outer_step, before.overlap, after, before.validation, score, undone))
+        if undone:
+            learner.load_state_dict(before.learner)
+        self._halves, self._before = None, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the cycle stands, as tensors and plain values."""
+        return {
+            "cycle": [str(self.phase), self._cycle.left, self._cycle.number],
+            "halves": None if self._halves is None else list(self._halves),
+            "before": None if self._before is None else vars(self._before),
+            "cycles": [asdict(row) for row in self.cycles],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a saved state."""
+        phase, left, number = state["cycle"]
+        self._cycle = Cycle(Phase(phase), left, number)
+        self._halves = None if state["halves"] is None else Halves(*state["halves"])
+        self._before = None if state["before"] is None else _Before(**state["before"])
+        self.cycles = [CycleRow(**row) for row in state["cycles"]]
+
+    def _next(self, *, start: bool) -> Cycle:
+        settings = self._settings
+        return overlap.next_phase(
+            self._cycle, settings.separate_steps, settings.retrain_steps, settings.look_every, start
+        )
+
+    def _references(self, theta: Tensor, stage: str, outer_step: int) -> dict[int, overlap.Reference]:
+        return overlap.references(self._network, theta, self._real, self._half, self._seeds.stream(stage, outer_step))
+
+    def _measure(self, learner: Learner, theta: Tensor, halves: Halves, outer_step: int) -> float:
+        now, real = learner.synthetic, self._references(theta, "overlap", outer_step)
+        with torch.no_grad():
+            return float(overlap.overlap_ratio(self._network, theta, now.images, now.classes, halves, real))
+
+
+def applies(problem: Problem) -> bool:
+    """Whether there is anything to do: one image per class, synthetic or real, has nothing to split."""
+    several_real = int(np.bincount(problem.dataset.train.labels).max()) > 1
+    return problem.config.overlap.enabled and problem.config.ipc > 1 and several_real
+
+
+def _real_sample(problem: Problem, seeds: Seeds) -> dict[int, Tensor]:
+    images, labels = problem.tensors("train")
+    draw = seeds.stream("real sample")
+    sample = {}
+    for label in range(problem.dataset.num_classes):
+        rows = class_rows(labels, label)
+        sample[label] = images[rows[torch.randperm(len(rows), generator=draw)[:REAL_SAMPLE]]]
+    return sample

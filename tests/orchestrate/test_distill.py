@@ -1,0 +1,106 @@
+"""The main job on a real cluster, from images to an evaluated set on disk."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ptm_ray as ptm
+from ptm_ray.errors import ConfigError, StoreError
+from tests.small import SETTINGS, small_dataset
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished run: its folder, its result, the folder of its experts."""
+    root = tmp_path_factory.mktemp("main-job")
+    result = ptm.distill(small_dataset(), out=root / "run", experts_dir=root / "experts", **SETTINGS)
+    return root / "run", result, root / "experts"
+
+
+def test_scores_of_all_three_kinds_with_their_spread(made):
+    _, result, _ = made
+    assert list(result.scores) == ["synthetic", "random", "full"]
+    for kind, n in {"synthetic": 2, "random": 4, "full": 2}.items():
+        found = result.scores[kind]["balanced_accuracy"]
+        assert found["n"] == n
+        assert 0 <= found["mean"] <= 1
+        assert found["low"] <= found["mean"] <= found["high"]
+        assert {f"recall_{label}" for label in range(3)} <= result.scores[kind].keys()
+    assert result.cost["outer_steps"] == SETTINGS["outer_steps"]
+
+
+def test_the_folder_holds_set_card_pictures_and_result(made):
+    out, result, _ = made
+    assert result.set == out / "set"
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert files == {
+        *(f"set/{name}" for name in ("synthetic.parquet", "synthetic.npz", "recipe.json", "card.md", "grid.png")),
+        *("run.json", "result.json", "checkpoint.pt", "curve.png"),
+    }
+    for picture in (out / "set" / "grid.png", out / "curve.png"):
+        shown = np.asarray(Image.open(picture).convert("L"))
+        assert min(shown.shape) > 150
+        assert shown.std() > 10
+    held = json.loads((out / "result.json").read_text())
+    assert held["scores"] == result.scores
+    assert len(held["rows"]) == SETTINGS["outer_steps"]
+
+
+def test_the_set_is_what_was_learned_and_says_how(made):
+    out, result, _ = made
+    kept = ptm.SyntheticSet.load(result.set)
+    assert kept.images.shape == (6, 3, 16, 16)
+    assert kept.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    recipe = kept.recipe
+    assert recipe["dataset"]["fingerprint"] == small_dataset().fingerprint
+    mean, std = (np.float64(recipe["normalisation"][key]).reshape(3) for key in ("mean", "std"))
+    shown = np.clip(np.rint(255 * (kept.images.transpose(0, 2, 3, 1) * std + mean)), 0, 255)
+    assert np.abs(shown - kept.pixels).max() <= 1
+    card = (out / "set" / "card.md").read_text()
+    assert "started from real training images" in card
+    assert "no guarantee of privacy" in card
+
+
+def test_the_same_call_again_goes_on_and_gives_the_same_set(made, tmp_path):
+    out, result, experts = made
+    before = (result.set / "synthetic.parquet").read_bytes()
+    again = ptm.distill(small_dataset(), out=out, experts_dir=experts, **SETTINGS)
+    assert (again.set / "synthetic.parquet").read_bytes() == before
+    assert again.scores == result.scores
+
+
+def test_another_run_is_refused_its_folder_and_nothing_is_lost(made):
+    out, result, experts = made
+    before = (result.set / "recipe.json").read_bytes()
+    with pytest.raises(StoreError, match=r"another run \(config\.seed is 0 there, 1 here\)"):
+        ptm.distill(small_dataset(), out=out, experts_dir=experts, **SETTINGS, seed=1)
+    assert (result.set / "recipe.json").read_bytes() == before
+
+
+def test_noise_is_said_on_the_card(made, tmp_path):
+    _, _, experts = made
+    settings = {**SETTINGS, "images": {"init": "noise"}, "outer_steps": 1}
+    result = ptm.distill(small_dataset(), out=tmp_path, experts_dir=experts, **settings)
+    assert "Gaussian noise" in (result.set / "card.md").read_text()
+    assert ptm.SyntheticSet.load(result.set).recipe["initialisation"] == "noise"
+
+
+def test_more_workers_than_cpus_are_refused_with_what_there_is(tmp_path):
+    with pytest.raises(ConfigError, match="9 workers asked for, but Ray has 2 CPUs"):
+        ptm.distill(small_dataset(), out=tmp_path / "run", experts_dir=tmp_path, workers=9, **SETTINGS)
+
+
+def test_any_set_is_evaluated_ours_or_anothers(made, tmp_path):
+    _, result, _ = made
+    data = small_dataset()
+    ours = ptm.evaluate(result.set, data, networks=("convnet", "resnet18_bn"), seeds=1, evaluation={"full_steps": 2})
+    assert list(ours["by_network"]) == ["convnet", "resnet18_bn"]
+    rows = np.concatenate([np.flatnonzero(data.train.labels == label)[:2] for label in range(3)])
+    np.savez(tmp_path / "other.npz", train_images=data.train.images[rows], train_labels=data.train.labels[rows])
+    quick = {"evaluation": {"steps": 5, "full_steps": 2, "random_draws": 1}, "network": SETTINGS["network"]}
+    other = ptm.evaluate(tmp_path / "other.npz", data, seeds=2, **quick)
+    assert other["scores"]["synthetic"]["balanced_accuracy"]["n"] == 2

@@ -1,0 +1,109 @@
+"""Experts on a real cluster: in parallel, reused, gone on with, and trained again when their worker dies."""
+
+import dataclasses
+import os
+import signal
+
+import numpy as np
+import pytest
+import ray
+from ray.exceptions import ObjectLostError
+
+from ptm_ray.orchestrate.experts import fill_buffer
+from ptm_ray.orchestrate.workers import start_workers
+from ptm_ray.stages.experts import ExpertTrainer
+from tests.small import small_problem
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def filled(problem, root, workers=2, watch=lambda made, wanted: None):
+    ref = ray.put(problem)
+    return fill_buffer(problem, ref, start_workers(ref, workers), root, watch)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Three experts, and the progress that was reported."""
+    root, seen = tmp_path_factory.mktemp("experts"), []
+    problem = small_problem(experts={"count": 3})
+    buffer = filled(problem, root, watch=lambda made, wanted: seen.append((made, wanted)))
+    return problem, root, buffer, seen
+
+
+def test_experts_on_ray_are_those_trained_in_one_process(trained):
+    problem, _, buffer, _ = trained
+    trainer = ExpertTrainer(problem)
+    for expert in range(3):
+        for snapshot, vector in enumerate(trainer.snapshots(expert)):
+            np.testing.assert_array_equal(buffer.vector(expert, snapshot), vector)
+
+
+def test_progress_counts_every_snapshot(trained):
+    _, _, _, seen = trained
+    assert [made for made, _ in seen] == list(range(1, 19))
+    assert {wanted for _, wanted in seen} == {18}
+
+
+def test_snapshots_are_read_from_the_store_without_a_copy(trained):
+    buffer = trained[2]
+    assert not buffer.vector(0, 1).flags.owndata
+    assert not buffer.vector(0, 1).flags.writeable
+
+
+def test_the_same_settings_train_nothing_again_and_more_experts_only_those_missing(trained):
+    problem, root, buffer, _ = trained
+    files = {path: path.stat().st_mtime_ns for path in buffer.store.folder.glob("*.arrow")}
+    more = small_problem(experts={"count": 4})
+    seen = []
+    again = filled(more, root, watch=lambda made, wanted: seen.append(wanted))
+    assert set(seen) == {problem.experts.snapshots + 1}
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    np.testing.assert_array_equal(again.vector(2, 5), buffer.vector(2, 5))
+
+
+def test_a_damaged_expert_alone_is_trained_again(trained, caplog):
+    problem, root, buffer, _ = trained
+    path = buffer.store.path(1)
+    before = path.read_bytes()
+    path.write_bytes(before[: len(before) // 2])
+    seen = []
+    filled(problem, root, watch=lambda made, wanted: seen.append(wanted))
+    assert set(seen) == {problem.experts.snapshots + 1}
+    assert path.read_bytes() == before
+    assert "expert-0001" in caplog.text
+
+
+def test_an_expert_whose_worker_is_killed_is_trained_again(tmp_path):
+    problem = small_problem(experts={"count": 2, "steps": 200})
+    ref = ray.put(problem)
+    workers = start_workers(ref, 2)
+    victims = [ray.get(workers[0].process_id.remote())]
+
+    def kill_once(made, wanted):
+        if made == 2 and victims:
+            os.kill(victims.pop(), signal.SIGKILL)
+
+    buffer = fill_buffer(problem, ref, workers, tmp_path, kill_once)
+    assert buffer.store.missing(2) == []
+    assert victims == []
+    alone = list(ExpertTrainer(problem).snapshots(0))
+    np.testing.assert_array_equal(buffer.vector(0, 5), alone[5])
+
+
+class Owner:
+    """Puts an object into the store and owns it until it dies."""
+
+    def put(self, value):
+        return [ray.put(value)]
+
+
+def test_an_object_that_was_lost_is_read_from_its_file(trained):
+    buffer = trained[2]
+    owner = ray.remote(Owner).remote()
+    (ref,) = ray.get(owner.put.remote(np.zeros(10**6, np.float32)))
+    ray.kill(owner)
+    damaged = dataclasses.replace(buffer, snapshots=((*buffer.snapshots[0][:3], ref, *buffer.snapshots[0][4:]),))
+    with pytest.raises(ObjectLostError):
+        ray.get(ref, timeout=60)
+    np.testing.assert_array_equal(damaged.vector(0, 3), buffer.store.read(0).theta[3])

@@ -1,0 +1,187 @@
+"""The loop in one process: resumable bit for bit, never worse on validation than its start, clear when it diverges."""
+
+import pytest
+import torch
+
+from ptm_ray.errors import DivergedError
+from ptm_ray.stages.distill import Distillation
+from ptm_ray.stages.experts import ExpertTrainer
+from ptm_ray.stages.scoring import Evaluator, InlineScorer
+from ptm_ray.store.checkpoints import RunFolder
+from tests.small import small_problem
+
+EVERYTHING = {
+    "ipc": 4,
+    "images": {"soft_labels": True, "ema": 0.9},
+    "overlap": {"threshold": 5.0, "look_every": 2, "separate_steps": 2, "retrain_steps": 2},
+}
+
+
+class InMemory:
+    """Trajectories that were trained here and now."""
+
+    def __init__(self, problem):
+        trainer = ExpertTrainer(problem)
+        self._vectors = [list(trainer.snapshots(expert)) for expert in range(problem.experts.count)]
+
+    @property
+    def num_experts(self):
+        return len(self._vectors)
+
+    def vector(self, expert, snapshot):
+        return self._vectors[expert][snapshot]
+
+
+class ScriptedScorer:
+    """Answers with the scores of a script, one a candidate, the last for all that follow."""
+
+    def __init__(self, *scores):
+        self._script, self._asked = list(scores), []
+
+    def submit(self, tag, candidate):
+        self._asked.append((tag, self._script.pop(0) if len(self._script) > 1 else self._script[0]))
+
+    def collect(self, wait):
+        asked, self._asked = self._asked, []
+        return asked
+
+
+def distillation(problem, folder, scorer=None, trajectories=None):
+    scorer = scorer or InlineScorer(Evaluator(problem))
+    return Distillation(problem, trajectories or InMemory(problem), scorer, RunFolder(folder))
+
+
+def without_clock(run):
+    return [{key: value for key, value in vars(row).items() if key != "elapsed_s"} for row in run.rows]
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING, {"method": "mtt"}, {"images": {"optimiser": "sgd", "lr": 50.0}}])
+@pytest.mark.parametrize("stops", [(1,), (4,), (3, 4, 2)])
+def test_a_run_that_was_stopped_gives_the_same_images_bit_for_bit(tmp_path, settings, stops):
+    problem = small_problem(**settings)
+    trajectories = InMemory(problem)
+    whole = distillation(problem, tmp_path / "whole", trajectories=trajectories)
+    list(whole.run())
+    for stop in stops:
+        list(distillation(problem, tmp_path / "parts", trajectories=trajectories).run(stop_after=stop))
+    parts = distillation(problem, tmp_path / "parts", trajectories=trajectories)
+    assert parts.step == sum(stops)
+    list(parts.run())
+
+    mine, other = whole.learner.state_dict(), parts.learner.state_dict()
+    for name in ("images", "log_lr", "label_logits", "ema"):
+        assert (mine[name] is None) == (other[name] is None)
+        assert mine[name] is None or torch.equal(mine[name], other[name]), name
+    assert torch.equal(whole.result().images, parts.result().images)
+    assert without_clock(whole) == without_clock(parts)
+    assert whole.cycles == parts.cycles
+    assert whole.selection.scores == parts.selection.scores
+
+
+def test_a_checkpoint_in_mid_cycle_was_among_those_resumed(tmp_path):
+    run = distillation(small_problem(**EVERYTHING), tmp_path)
+    phases = [row.phase for row in run.run()]
+    assert phases[:7] == ["match", "separate", "separate", "retrain", "retrain", "match", "separate"]
+    assert len(run.cycles) >= 1
+
+
+def test_the_end_starts_at_end_min_never_falls_and_reaches_end_max(tmp_path):
+    rows = list(distillation(small_problem(schedule={"end_min": 2, "end_max": 5}), tmp_path).run())
+    ends = [row.end for row in rows]
+    assert (ends[0], ends[-1]) == (2, 5)
+    assert ends == sorted(ends)
+    assert {row.start for row in rows} == {0}
+    assert [row.student_steps for row in rows] == [min(4, max(2, end)) for end in ends]
+
+
+def test_what_is_kept_is_the_best_of_all_candidates_the_first_included(tmp_path):
+    problem = small_problem()
+    run = distillation(problem, tmp_path / "a", ScriptedScorer(0.9, 0.2, 0.8))
+    start = run.learner.result()
+    list(run.run())
+    assert run.selection.best.outer_step == 0
+    assert torch.equal(run.result().images, start.images)
+
+    run = distillation(problem, tmp_path / "b", ScriptedScorer(0.1, 0.2, 0.8, 0.3))
+    list(run.run())
+    assert run.selection.best.outer_step == 8
+    assert not torch.equal(run.result().images, run.learner.result().images)
+
+
+def test_a_cycle_that_leaves_validation_worse_is_undone(tmp_path):
+    problem = small_problem(**EVERYTHING, evaluation={"validate_every": 100})
+    # Candidates: the initial set, the one before the cycle, the one after it.
+    run = distillation(problem, tmp_path, ScriptedScorer(0.5, 0.6, 0.4))
+    steps = run.run()
+    next(steps)
+    before = run.learner.state_dict()
+    for _ in range(4):
+        next(steps)
+    (cycle,) = run.cycles
+    assert cycle.undone
+    assert (cycle.validation_before, cycle.validation_after) == (0.6, 0.4)
+    assert torch.equal(run.learner.synthetic.images, before["images"])
+    assert torch.equal(run.learner.ema, before["ema"])
+
+
+def test_a_cycle_that_validation_likes_is_kept_and_has_raised_the_overlap_ratio(tmp_path):
+    settings = {**EVERYTHING, "overlap": {**EVERYTHING["overlap"], "weight": 1.0, "separate_steps": 5}}
+    run = distillation(small_problem(**settings, outer_steps=9), tmp_path, ScriptedScorer(0.5))
+    list(run.run())
+    (cycle,) = run.cycles
+    assert not cycle.undone
+    assert cycle.overlap_after > cycle.overlap_before
+
+
+def test_the_half_that_stands_still_stands_still(tmp_path):
+    run = distillation(small_problem(**EVERYTHING), tmp_path, ScriptedScorer(0.5))
+    steps = run.run()
+    next(steps)
+    before = run.learner.synthetic.images.clone()
+    next(steps)
+    changed = (run.learner.synthetic.images != before).flatten(1).any(1)
+    moving = run.mitigation.moving
+    assert changed[moving].all()
+    assert int(changed.sum()) == len(moving) == len(before) // 2
+
+
+def test_one_image_per_class_has_no_overlap_to_look_at(tmp_path):
+    run = distillation(small_problem(ipc=1), tmp_path)
+    assert {row.overlap for row in run.run()} == {None}
+    assert run.mitigation is None
+
+
+def test_a_student_that_always_explodes_stops_the_run_with_the_reason(tmp_path):
+    problem = small_problem(student={"inner_lr": 1e30}, images={"max_skipped": 3})
+    run = distillation(problem, tmp_path, ScriptedScorer(0.5))
+    before = run.learner.synthetic.images.clone()
+    with pytest.raises(DivergedError, match=r"3 updates in a row.*inner lr"):
+        list(run.run())
+    assert torch.equal(run.learner.synthetic.images, before)
+
+
+def test_an_inner_lr_that_is_too_large_backs_off_and_the_run_goes_on(tmp_path):
+    run = distillation(small_problem(student={"inner_lr": 1e3}, outer_steps=30), tmp_path, ScriptedScorer(0.5))
+    rows = list(run.run())
+    assert rows[0].skipped
+    assert not rows[-1].skipped
+    assert rows[-1].loss < 5
+
+
+def test_a_spent_budget_ends_the_run_before_another_step(tmp_path):
+    problem = small_problem()
+    run = distillation(problem, tmp_path, ScriptedScorer(0.5))
+    list(run.run(stop_after=2))
+    again = distillation(problem, tmp_path, ScriptedScorer(0.5))
+    assert list(again.run(budget_s=again.elapsed_s)) == []
+    assert again.step == 2
+
+
+def test_noise_touches_no_image_and_real_images_are_training_images(tmp_path):
+    real = distillation(small_problem(), tmp_path / "real", ScriptedScorer(0.5)).learner.synthetic
+    noise = distillation(small_problem(images={"init": "noise"}), tmp_path / "noise", ScriptedScorer(0.5))
+    train, labels = small_problem().tensors("train")
+    for image, label in zip(real.images, real.classes, strict=True):
+        assert (train[labels == label] == image).flatten(1).all(1).any()
+    assert abs(float(noise.learner.synthetic.images.mean())) < 0.1
+    assert not (train[:, None] == noise.learner.synthetic.images[None]).flatten(2).all(2).any()

@@ -1,0 +1,50 @@
+"""Experts in one process: snapshot 0 is the initialisation, every snapshot is a copy, seeds decide everything."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from ptm_ray.core.seeds import Seeds
+from ptm_ray.stages.experts import ExpertTrainer, store_of
+from tests.small import small_problem
+
+
+def test_snapshot_0_is_the_initialisation_and_all_snapshots_differ():
+    problem = small_problem()
+    vectors = list(ExpertTrainer(problem).snapshots(0))
+    fresh = problem.network().init(Seeds(problem.experts.seed).stream("expert initialisation", 0))
+    np.testing.assert_array_equal(vectors[0], fresh.numpy())
+    assert len(vectors) == problem.experts.snapshots + 1
+    for earlier, later in pairwise(vectors):
+        assert not np.array_equal(earlier, later)
+
+
+def test_an_expert_is_the_same_whoever_trained_before_it():
+    problem = small_problem()
+    trainer = ExpertTrainer(problem)
+    list(trainer.snapshots(0))
+    after_another, alone = list(trainer.snapshots(1)), list(ExpertTrainer(problem).snapshots(1))
+    np.testing.assert_array_equal(after_another, alone)
+
+
+def test_snapshots_come_as_they_are_made_and_the_file_when_the_last_one_is(tmp_path):
+    problem = small_problem()
+    store = store_of(problem, tmp_path)
+    stream = ExpertTrainer(problem).train_into(store, 0)
+    vectors = [next(stream)]
+    assert store.missing(1) == [0]
+    vectors.extend(stream)
+    assert store.missing(1) == []
+    read = store.read(0)
+    np.testing.assert_array_equal(read.theta, vectors)
+    assert read.epochs == problem.epochs()
+
+
+def test_experts_learn():
+    problem = small_problem(experts={"steps": 150})
+    *_, last = ExpertTrainer(problem).snapshots(0)
+    images, labels = problem.tensors("train")
+    with torch.no_grad():
+        right = (problem.network().logits(torch.from_numpy(last), images).argmax(1) == labels).float().mean()
+    assert right > 0.6

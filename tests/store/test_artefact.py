@@ -1,0 +1,85 @@
+"""The synthetic set as others get it: by our class, by Hugging Face datasets, by code written for MedMNIST."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+
+from ptm_ray.data.load import load_training_images
+from ptm_ray.errors import StoreError
+from ptm_ray.store.artefact import SyntheticSet
+
+NAMES = ["basophil", "monocyte", "platelet"]
+
+
+def made(channels=3, soft=False):
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 2)
+    pixels = draw.integers(0, 256, (6, 12, 12, channels), dtype=np.uint8)
+    images = draw.normal(size=(6, channels, 12, 12)).astype(np.float32)
+    weights = draw.random((6, 3)).astype(np.float32)
+    recipe = {"shape": [channels, 12, 12], "soft_labels": soft, "dataset": {"class_names": NAMES}, "inner_lr": 0.02}
+    return SyntheticSet(images, pixels, labels, weights / weights.sum(1, keepdims=True) if soft else None, recipe)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_set_comes_back_exactly(tmp_path, channels, soft):
+    saved = made(channels, soft)
+    saved.save(tmp_path)
+    read = SyntheticSet.load(tmp_path)
+    for name in ("images", "pixels", "labels", "soft_labels"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(saved, name))
+    assert read.recipe == saved.recipe
+    assert read.images.dtype == np.float32
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_hugging_face_datasets_shows_pictures_and_names(tmp_path, channels):
+    saved = made(channels, soft=True)
+    saved.save(tmp_path / "set")
+    files = str(tmp_path / "set" / "synthetic.parquet")
+    table = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert table.features["label"].names == NAMES
+    for row, pixels, images in zip(table, saved.pixels, saved.images, strict=True):
+        np.testing.assert_array_equal(np.asarray(row["image"]).reshape(pixels.shape), pixels)
+        np.testing.assert_array_equal(np.float32(row["pixels"]).reshape(images.shape), images)
+    np.testing.assert_allclose(table["soft_label"], saved.soft_labels, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(1, (6, 12, 12)), (3, (6, 12, 12, 3))])
+def test_code_for_medmnist_finds_its_keys_and_shapes(tmp_path, channels, shape):
+    made(channels).save(tmp_path)
+    with np.load(tmp_path / "synthetic.npz", allow_pickle=False) as file:
+        assert file["train_images"].shape == shape
+        assert file["train_images"].dtype == np.uint8
+        assert file["train_labels"].shape == (6, 1)
+
+
+def test_our_own_readers_take_both_files_as_a_set(tmp_path):
+    saved = made()
+    saved.save(tmp_path)
+    for name in ("synthetic.npz", "synthetic.parquet"):
+        split, names = load_training_images(tmp_path / name, 12)
+        np.testing.assert_array_equal(split.images, saved.pixels)
+        np.testing.assert_array_equal(split.labels, saved.labels)
+        assert len(names) == 3
+    assert load_training_images(tmp_path / "synthetic.npz")[1] == tuple(NAMES)
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "synthetic.parquet"])
+def test_a_missing_or_damaged_file_is_named(tmp_path, name):
+    made().save(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(StoreError, match="damaged"):
+        SyntheticSet.load(tmp_path)
+    path.unlink()
+    with pytest.raises(StoreError, match=name):
+        SyntheticSet.load(tmp_path)
+
+
+def test_the_recipe_is_plain_json(tmp_path):
+    made().save(tmp_path)
+    assert json.loads((tmp_path / "recipe.json").read_text())["inner_lr"] == 0.02
