@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ptm_ray.config import DistillConfig
+from ptm_ray.config.base import merge
 from ptm_ray.config.files import resolve
 from ptm_ray.data import MedicalDataset, load_dataset
 from ptm_ray.data.load import load_training_images
@@ -113,8 +114,15 @@ def evaluate(
         own = made.recipe["config"]
         asked = {key: own[key] for key in ("data", "size", "network", "experts", "images", "evaluation")}
     evaluation = {**asked.get("evaluation", {}), "networks": networks, "seeds": seeds}
-    config = _config(data, None, {**asked, "evaluation": evaluation, **settings})
-    dataset = _dataset(data or config.data, config, data_root)
+    config = _config(data, None, merge({**asked, "evaluation": evaluation}, settings))
+    try:
+        dataset = _dataset(data or config.data, config, data_root)
+    except DataError as error:
+        if data is not None:
+            raise
+        # A set carries the name of its dataset but no path: where files lie is nobody else's business.
+        message = f"the set was made from {config.data!r}, which is no dataset by name; pass --data NAME_OR_PATH"
+        raise DataError(message) from error
     if isinstance(made, SyntheticSet):
         labels, names = made.labels, tuple(made.class_names)
     else:

@@ -117,7 +117,8 @@ class StudentSettings(Settings):
     batch_size: Positive = 32
     """Synthetic images an inner step; a set that is no larger is seen whole."""
     inner_lr: Rate | None = None
-    """First inner lr; by default the expert's rate × steps over the first segment, spread over the student's steps."""
+    """First inner lr; by default the one, below the expert's rate × steps over the first segment spread over the
+    student's steps, that brings the initial images' student closest."""
     memory_mib: Count = 2048
     """Memory for stored graphs; steps that don't fit are computed again on the way back. The gradient is the same."""
 
@@ -192,10 +193,13 @@ class EvaluationSettings(Settings):
     """L2 penalty."""
     batch_size: Positive = 128
     """Images a step; a smaller set is seen whole."""
-    validate_every: Positive = 20
-    """Outer steps between two scorings on the validation split, which decide what is kept."""
+    validate_every: Positive | None = None
+    """Outer steps between two scorings on the validation split, which decide what is kept; by default as many as make
+    them about a fifth of the work."""
     validation_networks: Positive = 2
     """Networks of each such scoring."""
+    validation_steps: Positive = 100
+    """Update steps of each of them: enough to rank sets, at a third of the price."""
 
 
 class DistillConfig(Settings):
@@ -242,13 +246,11 @@ class DistillConfig(Settings):
         """Snapshots of the first segment."""
         return self.schedule.length if self.schedule.kind == "random" else self.schedule.end_min
 
-    def first_inner_lr(self) -> float:
-        """α_0: as asked, or such that α · N is the expert's rate × steps over the first segment.
+    def inner_lr_guess(self) -> float:
+        """α such that α · N is the expert's rate × steps over the first segment.
 
         With momentum m an expert moves as if its rate were 1 / (1 − m) as large.
         """
-        if self.student.inner_lr is not None:
-            return self.student.inner_lr
         length = self.first_segment_length
         share = (length / self.experts.snapshots) ** self.experts.spacing
         moved = self.experts.lr / (1 - self.experts.momentum) * self.experts.steps * share

@@ -6,11 +6,12 @@ N + 1 parameter vectors. Sweeping back, v = ∂L/∂θ_{k+1} becomes, with g_k =
     ∂L/∂x_k = −α ∂s/∂x_k      ∂L/∂y_k = −α ∂s/∂y_k      ∂L/∂α −= s      v ← v − α ∂s/∂θ_k
 
 so each step needs one gradient of one inner product, of a graph that spans a single step. That graph is either kept
-from the roll forward (less work) or made again (memory flat in N); `keep` says for how many of the last steps it is
-kept, and the result is the same. Source: the adjoint of SGD, own design; TESLA drops terms of it and is an
+from the roll forward (less work) or made again (memory flat in N), and so are the parameter vectors; a `Plan` says
+which, and the result is the same. Source: the adjoint of SGD, own design; TESLA drops terms of it and is an
 approximation.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,6 +31,20 @@ class Batch(NamedTuple):
 
     rows: Tensor
     draw: augment.Draw
+
+
+class Plan(NamedTuple):
+    """How the way back is prepared: graphs of the last `keep` steps are stored, of the steps before them every
+    `spacing`-th parameter vector."""
+
+    keep: int
+    spacing: int
+
+
+#: The least memory at one roll forward: nothing but the parameter vectors.
+RECOMPUTE = Plan(0, 1)
+#: Parameter vectors together may take this share of a graph's memory before some of them are left out.
+SMALL_BESIDE_GRAPH = 0.05
 
 
 class Gradients(NamedTuple):
@@ -78,6 +93,21 @@ def _plain_gradient(
     return gradient
 
 
+def roll_out(
+    network: Network,
+    start: Float[Tensor, " params"],
+    images: Float[Tensor, "n channels height width"],
+    labels: Float[Tensor, "n classes"],
+    lr: float,
+    batches: Sequence[Batch],
+) -> Float[Tensor, " params"]:
+    """Where the student ends, without any gradient of the set."""
+    theta = start.detach()
+    for batch in batches:
+        theta = theta - lr * _plain_gradient(network, theta, images, labels, batch)
+    return theta
+
+
 def matching_gradients(
     network: Network,
     start: Float[Tensor, " params"],
@@ -87,40 +117,44 @@ def matching_gradients(
     log_lr: Float[Tensor, ""],
     batches: Sequence[Batch],
     *,
-    keep: int = 0,
+    plan: Plan = RECOMPUTE,
 ) -> Gradients:
     """Matching loss of a student that trains on `batches`, and its exact gradients.
 
-    `labels` are probabilities. `keep` is the number of last steps whose graph is stored rather than made again: 0 is
-    the recompute strategy (memory flat in the number of steps), len(batches) the full graph.
+    `labels` are probabilities. `plan` trades memory for work; the result is the same.
     """
     images, labels, lr = images.detach(), labels.detach(), log_lr.detach().exp()
-    thetas, kept = [start.detach()], {}
+    theta, last = start.detach(), len(batches)
+    kept: dict[int, _Step] = {}
+    stored: dict[int, Tensor] = {}
     for k, batch in enumerate(batches):
-        if k >= len(batches) - keep:
-            step = _inner_step(network, thetas[k], images, labels, batch)
-            kept[k] = step
-            gradient = step.gradient.detach()
+        if k >= last - plan.keep:
+            kept[k] = _inner_step(network, theta, images, labels, batch)
+            gradient = kept[k].gradient.detach()
         else:
-            gradient = _plain_gradient(network, thetas[k], images, labels, batch)
-        thetas.append(thetas[k] - lr * gradient)
+            if k % plan.spacing == 0:
+                stored[k] = theta
+            gradient = _plain_gradient(network, theta, images, labels, batch)
+        theta = theta - lr * gradient
 
-    end = thetas[-1].requires_grad_()
+    end = theta.requires_grad_()
     loss = matching_loss(end, start, target)
     (v,) = torch.autograd.grad(loss, end)
     grad_images, grad_labels = torch.zeros_like(images), torch.zeros_like(labels)
     grad_lr = torch.zeros_like(lr)
-    for k in reversed(range(len(batches))):
+    for k in reversed(range(last)):
         rows = batches[k].rows
-        kept_step = kept.pop(k, None)
-        step = kept_step or _inner_step(network, thetas[k], images, labels, batches[k])
+        if k not in kept:
+            for j in range(k - k % plan.spacing, k):
+                if j + 1 not in stored:
+                    stored[j + 1] = stored[j] - lr * _plain_gradient(network, stored[j], images, labels, batches[j])
+        step = kept.pop(k, None) or _inner_step(network, stored.pop(k), images, labels, batches[k])
         s = step.gradient @ v
         along = torch.autograd.grad(s, (step.theta, step.images, step.labels))
         grad_lr -= s.detach()
         grad_images.index_add_(0, rows, along[1], alpha=-1.0)
         grad_labels.index_add_(0, rows, along[2], alpha=-1.0)
         v = v - lr * along[0]
-        thetas.pop()
     return Gradients(loss.detach(), grad_images * lr, grad_labels * lr, grad_lr * lr)
 
 
@@ -144,18 +178,25 @@ def graph_bytes(
     return sum(seen.values())
 
 
-def steps_that_fit(
+def plan_for(
     budget_bytes: int,
     network: Network,
     start: Float[Tensor, " params"],
     images: Float[Tensor, "n channels height width"],
     labels: Float[Tensor, "n classes"],
     batches: Sequence[Batch],
-) -> int:
-    """How many of the steps' graphs a memory budget holds, beside the parameter vectors that every way needs."""
+) -> Plan:
+    """The fastest plan within a memory budget.
+
+    All graphs where they fit, else those of as many last steps as do. Of the steps before them, all parameter vectors
+    where these are small beside a single graph, else about the square root of their number: then memory hardly grows
+    with the number of steps, and the vectors between are computed once more.
+    """
     largest = max(batches, key=lambda batch: len(batch.rows))
-    vectors = (len(batches) + 1) * start.numel() * start.element_size()
+    per_step = max(1, graph_bytes(network, start, images, labels, largest))
+    vector = start.numel() * start.element_size()
     # One more step's graph is always alive during the backward sweep, with about as much again in flight.
-    per_step = graph_bytes(network, start, images, labels, largest)
-    spare = budget_bytes - vectors - 2 * per_step
-    return int(min(len(batches), max(0, spare // max(1, per_step))))
+    keep = int(min(len(batches), max(0, (budget_bytes - 2 * per_step) // (per_step + vector))))
+    rest = len(batches) - keep
+    small = rest * vector <= SMALL_BESIDE_GRAPH * per_step
+    return Plan(keep, 1 if small else max(1, round(math.sqrt(rest))))

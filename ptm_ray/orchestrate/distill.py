@@ -102,28 +102,26 @@ def distill(
         buffer = _experts(problem, problem_ref, actors, experts_root, watcher)
         experts_s = time.monotonic() - started
         found = _distillation(problem, actors, buffer, folder, budget_s, watcher)
+        held = folder.load_result()
+        if held is not None and held["cost"]["outer_steps"] == len(found["rows"]):
+            # Nothing was added since the test split was read: it is not read again.
+            return DistillResult(folder.set_path, held["scores"], held["cost"])
         arrays = (found["images"], found["labels"])
         results = _evaluation(problem, actors, arrays, ("synthetic", "random", "full"), watcher)
-    scores = evaluators.by_kind(results)
     cost = {
         "experts_s": experts_s,
         "distillation_s": found["elapsed_s"],
         "total_s": time.monotonic() - started,
         "outer_steps": len(found["rows"]),
         "skipped_updates": sum(row.skipped for row in found["rows"]),
+        "peak_memory_bytes": found["peak_memory_bytes"],
         "buffer_bytes": problem.experts.count * (problem.experts.snapshots + 1) * buffer.store.params * 4,
         "experts": problem.experts.count,
     }
+    scores = evaluators.by_kind(results)
     made = synthetic_set(problem, found, cost)
     made.save(folder.set_path)
-    history = {
-        "rows": [asdict(row) for row in found["rows"]],
-        "cycles": [asdict(row) for row in found["cycles"]],
-        "validation": [{"outer_step": step, "balanced_accuracy": score} for step, score in found["scores"]],
-        "best_outer_step": found["best_step"],
-    }
-    result = {"scores": scores, "by_network": evaluators.by_network(results), "cost": cost, **history}
-    write_report(folder, made, result)
+    write_report(folder, made, _history(found, scores, evaluators.by_network(results), cost))
     return DistillResult(folder.set_path, scores, cost)
 
 
@@ -143,6 +141,21 @@ def evaluate(
     return evaluators.by_kind(results), evaluators.by_network(results)
 
 
+def _history(
+    found: dict[str, Any], scores: evaluators.Scores, by_network: dict[str, evaluators.Scores], cost: dict[str, float]
+) -> dict[str, Any]:
+    """What `result.json` holds: scores, cost, and all that happened."""
+    return {
+        "scores": scores,
+        "by_network": by_network,
+        "cost": cost,
+        "rows": [asdict(row) for row in found["rows"]],
+        "cycles": [asdict(row) for row in found["cycles"]],
+        "validation": [{"outer_step": step, "balanced_accuracy": score} for step, score in found["scores"]],
+        "best_outer_step": found["best_step"],
+    }
+
+
 def _experts(problem: Problem, problem_ref: Any, actors: list[Any], root: Path, watcher: Watcher) -> TrajectoryBuffer:
     count, per_expert = problem.experts.count, problem.experts.snapshots + 1
 
@@ -150,7 +163,6 @@ def _experts(problem: Problem, problem_ref: Any, actors: list[Any], root: Path, 
         done = count - (wanted - made) / per_expert
         watcher.update("experts", done, count, f"{int(done)} of {count} trained")
 
-    show(0, 0)
     return fill_buffer(problem, problem_ref, actors, root, show)
 
 
@@ -195,12 +207,13 @@ def _evaluation(
     settings = problem.config.evaluation
     todo = jobs(kinds, settings.networks, settings.seeds, settings.random_draws)
     # Longest first, so that none of them is left to run alone at the end.
-    todo.sort(key=lambda job: (job.kind != "full", job.network == "convnet"))
+    queue = sorted(todo, key=lambda job: (job.kind != "full", job.network == "convnet"))
 
     def show(done: int, total: int) -> None:
         watcher.update("evaluating", done, total, f"{done} of {total} networks")
 
-    return evaluators.evaluate(actors, todo, synthetic, problem.config.ipc, show)
+    found = dict(evaluators.evaluate(actors, queue, synthetic, problem.config.ipc, show))
+    return [(job, found[job]) for job in todo]
 
 
 def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float]) -> SyntheticSet:

@@ -1,13 +1,13 @@
 """Evaluations on Ray: every network is a job of its own, scored by whichever worker is free."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from ptm_ray.errors import PtmError, WorkerFailed
-from ptm_ray.evaluation.protocol import Job, Kind, summarise
+from ptm_ray.evaluation.protocol import Job, summarise
 from ptm_ray.orchestrate.workers import Arrays
 
 Scores = dict[str, dict[str, dict[str, float | int]]]
@@ -43,8 +43,7 @@ def evaluate(
 
 def by_kind(results: Sequence[tuple[Job, dict[str, float]]]) -> Scores:
     """Set kind → metric → summary, over networks of all architectures, draws and seeds."""
-    there = {job.kind for job, _ in results}
-    kinds = [kind for kind in get_args(Kind) if kind in there]
+    kinds = dict.fromkeys(job.kind for job, _ in results)
     return {kind: summarise([metrics for job, metrics in results if job.kind == kind]) for kind in kinds}
 
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 #: An expert whose worker died is tried again this often, on a new worker.
 TRIES = 3
-#: Called after every snapshot with the number of snapshots made and wanted.
+#: Called at the start and after every snapshot with the number of snapshots made and wanted.
 Progress = Callable[[int, int], None]
 
 
@@ -42,6 +42,7 @@ def fill_buffer(
     refs: dict[int, list[Any]] = {}
     for expert in set(range(count)) - set(missing):
         refs[expert] = [ray.put(vector) for vector in store.read(expert).theta]
+    progress(0, len(missing) * per_expert)
     run = _Run(problem_ref, workers, experts_root, progress, len(missing) * per_expert)
     refs.update(run.train(missing))
     return TrajectoryBuffer(store, tuple(tuple(refs[expert]) for expert in range(count)))

@@ -5,6 +5,8 @@ every stage, and a job pays its start-up once. What the roles do is in `stages`;
 """
 
 import os
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator, InlineScorer, Scorer
 from ptm_ray.store.checkpoints import RunFolder
 
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 #: A set on its way between processes: images and label probabilities.
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -47,9 +50,9 @@ class Worker:
         self._trainer = self._trainer or ExpertTrainer(self._problem)
         yield from self._trainer.train_into(store_of(self._problem, experts_root), expert)
 
-    def score(self, job: Job, synthetic: Arrays | None, ipc: int, part: str = "test") -> dict[str, float]:
-        """Trains one evaluation network and scores it."""
-        return self._evaluating().run(job, _tensors(synthetic), ipc, part)
+    def score(self, job: Job, synthetic: Arrays | None, ipc: int) -> dict[str, float]:
+        """Trains one evaluation network and scores it on the test split."""
+        return self._evaluating().run(job, _tensors(synthetic), ipc)
 
     def validate(self, synthetic: Arrays) -> float:
         """Balanced accuracy of a candidate on the validation split."""
@@ -82,6 +85,8 @@ class Worker:
             "best_step": best.outer_step if best else run.step,
             "best_score": best.score if best else None,
             "elapsed_s": run.elapsed_s,
+            # Of this process: KiB on Linux, bytes on macOS.
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT,
         }
 
     def _evaluating(self) -> Evaluator:

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import torch
 
+from ptm_ray.config import DistillConfig
 from ptm_ray.config.models import ImageSettings
-from ptm_ray.core.distill import Learner, OuterRates, outer_step
+from ptm_ray.core.distill import Learner, OuterRates, outer_step, search_inner_lr
 from ptm_ray.core.overlap import Phase
 from ptm_ray.core.schedule import (
     ByCount,
@@ -27,7 +28,7 @@ from ptm_ray.core.schedule import (
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import Synthetic, from_noise, from_real, inner_batches
 from ptm_ray.core.trajectory import Vector
-from ptm_ray.core.unroll import Batch, steps_that_fit
+from ptm_ray.core.unroll import Batch, Plan, plan_for
 from ptm_ray.errors import DivergedError
 from ptm_ray.stages import mitigation
 from ptm_ray.stages.mitigation import CycleRow, Mitigation
@@ -36,6 +37,13 @@ from ptm_ray.stages.scoring import Scorer
 from ptm_ray.stages.selection import Selection
 from ptm_ray.store.checkpoints import RunFolder
 
+#: Segments that the first inner lr is searched on.
+SEARCH_SEGMENTS = 2
+#: Share of the work that scoring on the validation split should take.
+VALIDATION_SHARE = 0.2
+#: Passes through the network that an inner step costs, forward and back with second derivatives, where an ordinary
+#: training step costs 3: counted as convolutions.
+PASSES_OF_INNER_STEP = 9
 #: Seconds between two checkpoints.
 CHECKPOINT_EVERY_S = 20.0
 
@@ -92,7 +100,7 @@ def outer_rates(images: ImageSettings) -> OuterRates:
 def initial_set(problem: Problem, seeds: Seeds) -> Synthetic:
     """The synthetic set before the first update."""
     config, data = problem.config, problem.dataset
-    lr, draw = config.first_inner_lr(), seeds.stream("initial images")
+    lr, draw = config.student.inner_lr or config.inner_lr_guess(), seeds.stream("initial images")
     if config.images.init == "noise":
         shape = (data.channels, data.resolution, data.resolution)
         synthetic = from_noise(shape, data.num_classes, config.ipc, lr, draw)
@@ -106,6 +114,21 @@ def initial_set(problem: Problem, seeds: Seeds) -> Synthetic:
     return synthetic
 
 
+def validate_every(config: DistillConfig, num_images: int) -> int:
+    """Outer steps between two scorings: as asked, or such that these take VALIDATION_SHARE of the work.
+
+    Counted in images through the network rather than in seconds, so that a run is the same on any machine.
+    """
+    evaluation, student = config.evaluation, config.student
+    if evaluation.validate_every is not None:
+        return evaluation.validate_every
+    batch = min(num_images, evaluation.batch_size)
+    scoring = 3 * evaluation.validation_networks * evaluation.validation_steps * batch
+    steps = (student.steps_min + student.steps_max) / 2
+    matching = PASSES_OF_INNER_STEP * steps * min(num_images, student.batch_size)
+    return max(1, math.ceil((1 - VALIDATION_SHARE) / VALIDATION_SHARE * scoring / matching))
+
+
 class Distillation:
     """A distillation under way. `run` is the loop; everything it needs to go on is in `state_dict`."""
 
@@ -116,6 +139,7 @@ class Distillation:
         self.seeds = Seeds(config.seed)
         self.schedule = make_schedule(problem)
         self.learner = Learner(initial_set(problem, self.seeds), outer_rates(config.images))
+        self.validate_every = validate_every(config, len(self.learner.synthetic.images))
         self.ops = problem.ops if config.images.augment else ()
         self.step = 0
         self.elapsed_s = 0.0
@@ -126,10 +150,12 @@ class Distillation:
             self.mitigation = Mitigation(problem, self.network, self.seeds, self._validate_now)
         self.rows: list[Row] = []
         self.skipped_in_a_row = 0
-        self._keep: dict[tuple[int, int], int] = {}
+        self._plans: dict[tuple[int, int], Plan] = {}
         saved = folder.load_checkpoint()
         if saved is not None:
             self.load_state_dict(saved)
+        elif config.student.inner_lr is None:
+            self.learner.synthetic.log_lr.copy_(self._searched_log_lr())
 
     @property
     def cycles(self) -> list[CycleRow]:
@@ -185,7 +211,7 @@ class Distillation:
                 self._checkpoint()
                 saved = now
         self._checkpoint()
-        if stop_after is None and self.step % self.problem.config.evaluation.validate_every:
+        if stop_after is None and self.step % self.validate_every:
             # After the checkpoint: a run that is resumed with more time must not remember where it once ended.
             self._validate_now()
 
@@ -197,11 +223,8 @@ class Distillation:
         return Synthetic(classes=now.classes.clone(), num_classes=now.num_classes, **best.learned)
 
     def _one_step(self) -> Row:
-        config, step = self.problem.config, self.step
-        draw = self.seeds.stream("segment", step)
-        segment = self.schedule.segment(self.progress, draw)
-        expert = int(torch.randint(self.trajectories.num_experts, (), generator=draw))
-        start, end = (torch.from_numpy(self.trajectories.vector(expert, k).copy()) for k in segment)
+        step = self.step
+        segment, start, end = self._segment("segment", step)
         batches = self._batches(segment)
         looked = None if self.mitigation is None else self.mitigation.look(self.learner, end, step)
         phase = Phase.MATCH if self.mitigation is None else self.mitigation.phase
@@ -211,7 +234,7 @@ class Distillation:
             start,
             end,
             batches,
-            keep=self._kept_graphs(start, batches),
+            plan=self._plan(start, batches),
             separation=None if self.mitigation is None else self.mitigation.separation(end, step),
             moving=None if self.mitigation is None else self.mitigation.moving,
         )
@@ -221,7 +244,7 @@ class Distillation:
         self.step += 1
         if self.mitigation is not None:
             self.mitigation.advance(self.learner, self.step)
-        if self.step % config.evaluation.validate_every == 0:
+        if self.step % self.validate_every == 0:
             self.selection.submit(self.step, self.learner.result())
             self.selection.collect(wait=False)
         overlap = metrics.overlap if looked is None else looked
@@ -238,18 +261,34 @@ class Distillation:
             elapsed_s=self.elapsed_s,
         )
 
+    def _segment(self, stage: str, index: int) -> tuple[Segment, torch.Tensor, torch.Tensor]:
+        """What the schedule asks for now, and a drawn expert's parameters at its start and end."""
+        draw = self.seeds.stream(stage, index)
+        segment = self.schedule.segment(self.progress, draw)
+        expert = int(torch.randint(self.trajectories.num_experts, (), generator=draw))
+        start, end = (torch.from_numpy(self.trajectories.vector(expert, k).copy()) for k in segment)
+        return segment, start, end
+
+    def _searched_log_lr(self) -> torch.Tensor:
+        drawn = [self._segment("inner lr", index) for index in range(SEARCH_SEGMENTS)]
+        pairs = [(start, end) for _, start, end in drawn]
+        guess = self.problem.config.inner_lr_guess()
+        return torch.tensor(
+            search_inner_lr(self.network, self.learner.synthetic, pairs, self._batches(drawn[0][0]), guess)
+        ).log()
+
     def _batches(self, segment: Segment) -> list[Batch]:
         student, draw = self.problem.config.student, self.seeds.stream("inner batches", self.step)
         steps = student_steps(segment, student.steps_per_snapshot, student.steps_min, student.steps_max)
         return inner_batches(len(self.learner.synthetic.images), student.batch_size, steps, self.ops, draw)
 
-    def _kept_graphs(self, start: torch.Tensor, batches: list[Batch]) -> int:
+    def _plan(self, start: torch.Tensor, batches: list[Batch]) -> Plan:
         key = (len(batches), len(batches[0].rows))
-        if key not in self._keep:
+        if key not in self._plans:
             budget = self.problem.config.student.memory_mib * 2**20
             now = self.learner.synthetic
-            self._keep[key] = steps_that_fit(budget, self.network, start, now.images, now.labels(), batches)
-        return self._keep[key]
+            self._plans[key] = plan_for(budget, self.network, start, now.images, now.labels(), batches)
+        return self._plans[key]
 
     def _count_skipped(self, skipped: bool, loss: float) -> None:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0

@@ -51,29 +51,33 @@ class Evaluator:
             raise ValueError("a synthetic job needs a synthetic set")
         return synthetic
 
-    def run(self, job: Job, synthetic: TrainingSet | None, ipc: int, part: str = "test") -> dict[str, float]:
-        """Metrics of one fresh network on a split."""
+    def run(self, job: Job, synthetic: TrainingSet | None, ipc: int) -> dict[str, float]:
+        """Metrics of one fresh network on the test split."""
         settings = self._problem.config.evaluation
-        recipe = TrainRecipe(
-            steps=settings.full_steps if job.kind == "full" else settings.steps,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            batch_size=settings.batch_size,
-            ops=self._problem.ops if self._problem.config.images.augment else (),
-        )
-        network = self._problem.network(job.network)
-        train_on = self.training_set(job, synthetic, ipc)
-        return train_and_score(network, train_on, self._real[part], recipe, job.seed)
+        steps = settings.full_steps if job.kind == "full" else settings.steps
+        return self._score(job.network, job.seed, self.training_set(job, synthetic, ipc), steps, "test")
 
     def validate(self, synthetic: TrainingSet) -> float:
         """Mean balanced accuracy of a few matching networks on the validation split.
 
         Their seeds differ from those of the final evaluation, which so stays independent of what was chosen here.
         """
-        seeds = [10_000 + k for k in range(self._problem.config.evaluation.validation_networks)]
-        scores = [self.run(Job("synthetic", 0, "convnet", seed), synthetic, 0, "val") for seed in seeds]
+        settings = self._problem.config.evaluation
+        seeds = [10_000 + k for k in range(settings.validation_networks)]
+        scores = [self._score("convnet", seed, synthetic, settings.validation_steps, "val") for seed in seeds]
         return statistics.fmean(score["balanced_accuracy"] for score in scores)
+
+    def _score(self, network: str, seed: int, train_on: TrainingSet, steps: int, part: str) -> dict[str, float]:
+        settings = self._problem.config.evaluation
+        recipe = TrainRecipe(
+            steps=steps,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            batch_size=settings.batch_size,
+            ops=self._problem.ops if self._problem.config.images.augment else (),
+        )
+        return train_and_score(self._problem.network(network), train_on, self._real[part], recipe, seed)
 
 
 class Scorer(Protocol):

@@ -48,6 +48,13 @@ class RunFolder:
         atomic.check_space(self.root, 64 * 2**20, "a run")
         atomic.write_text(own, json.dumps(identity, indent=2))
 
+    def load_result(self) -> dict[str, Any] | None:
+        """Scores, cost and history of the run where it has come to an end before; else None."""
+        if not self.result_path.is_file():
+            return None
+        result: dict[str, Any] = json.loads(self.result_path.read_text())
+        return result
+
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Everything that the run needs to go on as if it had never stopped."""
         with atomic.replacing(self.checkpoint_path) as temporary:

@@ -7,7 +7,7 @@ from ptm_ray.core import nets
 from ptm_ray.core.augment import OPS
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import inner_batches
-from ptm_ray.core.unroll import graph_bytes, matching_gradients, steps_that_fit
+from ptm_ray.core.unroll import Plan, graph_bytes, matching_gradients, plan_for
 from tests.reference.unroll import fully_unrolled
 
 
@@ -28,10 +28,10 @@ def relative_error(ours, reference):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 40])
-@pytest.mark.parametrize("kept_share", [0.0, 0.5, 1.0])
-def test_gradients_agree_with_full_unrolling(steps, kept_share):
+@pytest.mark.parametrize(("kept_share", "spacing"), [(0.0, 1), (0.5, 1), (1.0, 1), (0.0, 3), (0.2, 6), (0.0, 100)])
+def test_gradients_agree_with_full_unrolling(steps, kept_share, spacing):
     case = problem(steps)
-    ours = matching_gradients(*case, keep=round(kept_share * steps))
+    ours = matching_gradients(*case, plan=Plan(round(kept_share * steps), spacing))
     loss, images, labels, log_lr = fully_unrolled(*case)
     torch.testing.assert_close(ours.loss, loss, rtol=1e-12, atol=0)
     assert relative_error(ours.images, images) < 1e-9
@@ -84,6 +84,12 @@ def test_memory_budget_decides_how_many_graphs_are_kept():
     network, start, _, images, labels, _, batches = problem(10)
     one = graph_bytes(network, start, images, labels, batches[0])
     arguments = (network, start, images, labels, batches)
-    assert steps_that_fit(0, *arguments) == 0
-    assert 0 < steps_that_fit(6 * one + 11 * start.numel() * 8, *arguments) < 10
-    assert steps_that_fit(10**12, *arguments) == 10
+    assert plan_for(0, *arguments).keep == 0
+    assert 0 < plan_for(6 * one + 11 * start.numel() * 8, *arguments).keep < 10
+    assert plan_for(10**12, *arguments).keep == 10
+
+
+def test_where_parameters_outweigh_a_graph_few_of_them_are_stored():
+    network, start, _, images, labels, _, batches = problem(100, width=64, ipc=1, batch=1)
+    assert start.numel() * 8 * 100 > graph_bytes(network, start, images, labels, batches[0])
+    assert plan_for(0, network, start, images, labels, batches) == Plan(0, 10)

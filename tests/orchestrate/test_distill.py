@@ -97,8 +97,8 @@ def test_more_workers_than_cpus_are_refused_with_what_there_is(tmp_path):
 def test_any_set_is_evaluated_ours_or_anothers(made, tmp_path):
     _, result, _ = made
     data = small_dataset()
-    ours = ptm.evaluate(result.set, data, networks=("convnet", "resnet18_bn"), seeds=1, evaluation={"full_steps": 2})
-    assert list(ours["by_network"]) == ["convnet", "resnet18_bn"]
+    ours = ptm.evaluate(result.set, data, networks=("convnet", "vit"), seeds=1, evaluation={"full_steps": 2})
+    assert list(ours["by_network"]) == ["convnet", "vit"]
     rows = np.concatenate([np.flatnonzero(data.train.labels == label)[:2] for label in range(3)])
     np.savez(tmp_path / "other.npz", train_images=data.train.images[rows], train_labels=data.train.labels[rows])
     quick = {"evaluation": {"steps": 5, "full_steps": 2, "random_draws": 1}, "network": SETTINGS["network"]}

@@ -1,0 +1,177 @@
+"""The installed command, as a user runs it in an empty folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ptm_ray as ptm
+from tests.small import small_dataset
+
+COMMAND = Path(sys.executable).with_name("ptm-ray")
+
+QUICK = """
+outer_steps = 4
+[network]
+width = 8
+depth = 2
+[experts]
+count = 2
+steps = 10
+snapshots = 5
+[student]
+steps_min = 2
+steps_max = 3
+[evaluation]
+seeds = 1
+random_draws = 1
+steps = 5
+full_steps = 5
+validate_every = 2
+validation_networks = 1
+"""
+
+
+def ptm_ray(*words, cwd, **env):
+    """The finished command; Ray is its own unless RAY_ADDRESS is given."""
+    known = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_JOB_ID")}
+    return subprocess.run(
+        [COMMAND, *map(str, words)], cwd=cwd, env={**known, **env}, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An empty folder but for images of one's own and a settings file."""
+    root = tmp_path_factory.mktemp("user")
+    data = small_dataset()
+    parts = {part: getattr(data, part) for part in ("train", "val", "test")}
+    arrays = {f"{part}_images": split.images for part, split in parts.items()}
+    labels = {f"{part}_labels": split.labels for part, split in parts.items()}
+    np.savez(root / "cells.npz", **arrays, **labels, class_names=np.array(data.class_names))
+    (root / "quick.toml").write_text(QUICK)
+    return root
+
+
+@pytest.fixture(scope="module")
+def distilled(folder):
+    """`ptm-ray distill` on a Ray of its own."""
+    words = "distill --data cells.npz --config quick.toml --ipc 2 --seed 3 --out runs/a --experts-dir ex --json"
+    return ptm_ray(*words.split(), cwd=folder)
+
+
+def test_distill_ends_with_one_json_line_and_exit_code_0(distilled, folder):
+    assert distilled.returncode == 0, distilled.stderr
+    said = json.loads(distilled.stdout.splitlines()[-1])
+    assert list(said) == ["set", "scores", "cost"]
+    assert list(said["scores"]) == ["synthetic", "random", "full"]
+    for scores in said["scores"].values():
+        assert {"mean", "std", "n"} <= scores["balanced_accuracy"].keys()
+    kept = ptm.SyntheticSet.load(folder / said["set"])
+    assert len(kept.labels) == 6
+    assert kept.recipe["config"]["seed"] == 3
+    assert kept.recipe["config"]["outer_steps"] == 4
+
+
+def test_progress_goes_to_standard_error_and_the_scores_to_standard_output(distilled):
+    assert "balanced accuracy" in distilled.stdout
+    assert "picture" in distilled.stdout
+    assert "trained" not in distilled.stdout
+    assert "evaluating" in distilled.stderr
+    assert "Traceback" not in distilled.stderr
+
+
+def test_experts_are_found_again_and_a_set_is_evaluated(distilled, folder, ray_cluster):
+    address = {"RAY_ADDRESS": ray_cluster["address"]}
+    words = "experts --data cells.npz --config quick.toml --experts-dir ex --json"
+    files = {path: path.stat().st_mtime_ns for path in (folder / "ex").rglob("*.arrow")}
+    assert len(files) == 2
+    again = ptm_ray(*words.split(), cwd=folder, **address)
+    assert again.returncode == 0, again.stderr
+    found = json.loads(again.stdout.splitlines()[-1])
+    assert {path.parent for path in files} == {folder / found["experts"]}
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+    words = "evaluate runs/a --data cells.npz --networks convnet,vit --seeds 1 --json"
+    scored = ptm_ray(*words.split(), cwd=folder, **address)
+    assert scored.returncode == 0, scored.stderr
+    said = json.loads(scored.stdout.splitlines()[-1])
+    assert said["scores"]["synthetic"]["accuracy"]["n"] == 2
+    assert list(said["by_network"]) == ["convnet", "vit"]
+
+
+def test_a_run_that_was_interrupted_goes_on_with_the_same_command(distilled, folder, ray_cluster, wait_until):
+    address = {"RAY_ADDRESS": ray_cluster["address"]}
+    words = "distill --data cells.npz --config quick.toml --ipc 2 --outer-steps 100000 --out runs/b --experts-dir ex"
+    words += " --budget-minutes 0.5"
+    first = subprocess.Popen(
+        [COMMAND, *words.split()], cwd=folder, env={**os.environ, **address}, stderr=subprocess.PIPE
+    )
+    checkpoint = folder / "runs" / "b" / "checkpoint.pt"
+    wait_until(checkpoint.exists, limit_s=120)
+    first.kill()
+    first.communicate()
+    stopped_at = torch.load(checkpoint, weights_only=True)["step"]
+    assert stopped_at > 0
+    second = ptm_ray(*words.split(), "--json", cwd=folder, **address)
+    assert second.returncode == 0, second.stderr
+    cost = json.loads(second.stdout.splitlines()[-1])["cost"]
+    assert cost["outer_steps"] > stopped_at
+    assert cost["distillation_s"] < 60
+
+
+def test_flags_win_over_the_file(folder):
+    bad = ptm_ray("distill", "--config", "quick.toml", "--experts.steps", "3", "--data", "cells.npz", cwd=folder)
+    assert bad.returncode == 2
+    assert "5 snapshots don't fit into 3 steps" in bad.stderr
+
+
+BAD = {
+    "no such command": (["distil"], "unknown command 'distil'; did you mean 'distill'"),
+    "no such flag": (["distill", "--icp", "3"], "--ipc"),
+    "no such file": (["distill", "--data", "gone.npz"], "no file or folder gone.npz"),
+    "near name of a dataset": (["distill", "--data", "pneumonia_mnist"], "did you mean 'pneumoniamnist'"),
+    "no images": (["distill", "--data", "cells.npz", "--ipc", "0"], "ipc must be 1 or more, got 0"),
+    "too many images": (["distill", "--data", "cells.npz", "--ipc", "41"], "--images.init noise or real-resampled"),
+    "schedule": (["distill", "--schedule.kind", "progres"], "progress"),
+    "no budget": (["distill", "--data", "cells.npz", "--budget-minutes", "0"], "must be above 0, got 0"),
+    "settings file": (["distill", "--config", "gone.toml"], "no settings file gone.toml"),
+    "no set": (["evaluate", "nowhere"], "no synthetic set nowhere"),
+    "network": (["evaluate", "runs/a", "--data", "cells.npz", "--networks", "resnet81"], "did you mean 'resnet18'"),
+    "set of unknown data": (["evaluate", "runs/a"], "made from 'cells', which is no dataset by name; pass --data"),
+    "end beyond": (["distill", "--data", "cells.npz", "--schedule.end-max", "99"], "trajectories end at snapshot 20"),
+    "another run": (["distill", "--data", "cells.npz", "--out", "runs/a"], "holds another run"),
+}
+
+
+@pytest.mark.usefixtures("distilled")
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_exit_code_2(case, folder):
+    words, message = BAD[case]
+    said = ptm_ray(*words, cwd=folder)
+    assert said.returncode == 2
+    assert said.stdout == ""
+    assert len(said.stderr.strip().splitlines()) == 1
+    assert said.stderr.startswith("ptm-ray: ")
+    assert message in said.stderr
+
+
+def test_doctor_and_the_module_say_the_same(folder):
+    ours = ptm_ray("doctor", "--json", cwd=folder)
+    said = json.loads(ours.stdout.splitlines()[-1])
+    assert said["torch"] == torch.__version__.split("+")[0] or said["torch"] == torch.__version__
+    assert said["cores"] >= 1
+    module = subprocess.run([sys.executable, "-m", "ptm_ray", "--version"], capture_output=True, text=True, timeout=60)
+    assert module.stdout == ptm_ray("--version", cwd=folder).stdout
+    assert module.stdout.startswith("ptm-ray ")
+
+
+def test_help_names_every_command(folder):
+    said = ptm_ray("--help", cwd=folder).stdout
+    for command in ("distill", "experts", "evaluate", "doctor"):
+        assert command in said
