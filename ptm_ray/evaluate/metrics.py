@@ -3,7 +3,7 @@
 import torch
 
 from ptm_ray.core.types import Float, Int, Tensor
-from ptm_ray.evaluate.torchvision_guard import guard
+from ptm_ray.data.torchvision_guard import guard
 
 #: Those that are one number; recall per class comes beside them.
 NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "calibration_error")
