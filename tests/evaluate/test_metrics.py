@@ -45,11 +45,16 @@ def test_every_metric_agrees_with_plain_loops(case):
 def test_a_perfect_prediction_scores_one_and_a_constant_one_chance():
     labels = torch.tensor([0, 1, 2] * 5)
     perfect = score(torch.eye(3)[labels], labels)
-    assert [perfect[name] for name in NAMES] == [1, 1, 1, 1, 0]
+    assert [perfect[name] for name in NAMES] == pytest.approx([1, 1, 1, 1, 0], abs=1e-5)
     constant = score(torch.tensor([[0.5, 0.3, 0.2]]).expand(15, 3), labels)
     assert constant["balanced_accuracy"] == pytest.approx(1 / 3)
     assert constant["auc"] == pytest.approx(0.5)
     assert [constant[f"recall_{label}"] for label in range(3)] == [1, 0, 0]
+
+
+def test_a_probability_of_exactly_one_shares_the_last_bin():
+    probabilities, labels = torch.tensor([[1.0, 0.0], [0.99, 0.01]]), torch.tensor([1, 0])
+    assert score(probabilities, labels)["calibration_error"] == pytest.approx((1.0 + 0.99 - 1) / 2, abs=1e-5)
 
 
 def test_an_interval_is_the_mean_and_students_quantile_of_its_error():

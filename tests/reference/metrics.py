@@ -24,7 +24,7 @@ def calibration_error(probabilities, labels, bins=15):
     found = {}
     for row, true in zip(probabilities, labels, strict=True):
         sure = max(row)
-        found.setdefault(int(sure * bins), []).append((sure, row.index(sure) == true))
+        found.setdefault(min(bins - 1, int(sure * bins)), []).append((sure, row.index(sure) == true))
     gaps = [abs(sum(s for s, _ in rows) - sum(hit for _, hit in rows)) for rows in found.values()]
     return sum(gaps) / len(labels)
 
