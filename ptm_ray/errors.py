@@ -36,6 +36,12 @@ class WorkerFailed(PtmError):
     """A Ray worker that died or raised more often than it may."""
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, short enough to stand inside a message of ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 120 else f"{lines[0][:117]}…"
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """The tail of a message about an unknown name: the nearest known names, then all of them."""
     names = sorted(known)

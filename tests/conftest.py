@@ -1,8 +1,9 @@
-"""Shapes in signatures are checked while the tests run; one small Ray cluster serves all tests that need it."""
+"""Shapes in signatures are checked while tests run; real images are found where they lie; one Ray serves all tests."""
 
 import os
 import secrets
 import time
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
@@ -43,3 +44,13 @@ def wait_until():
             time.sleep(0.2)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real medical images, npz files in MedMNIST's layout."""
+    beside = Path(__file__).parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("PTM_RAY_TEST_DATA") or beside)
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}; set PTM_RAY_TEST_DATA to the folder that holds bccd_32.npz")
+    return folder

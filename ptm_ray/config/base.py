@@ -60,8 +60,12 @@ def one_line(model: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, first["loc"][:-1])
         return f"unknown setting {where!r}; {did_you_mean(str(first['loc'][-1]), known)}"
-    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        # Our own validators say the value themselves.
+        own = first["msg"].removeprefix("Value error, ")
+        return f"{where}: {own}" if where else own
+    message = first["msg"]
     if first["type"] == "literal_error":
         message = f"{message.removeprefix('Input ')}, got {first['input']!r}"
         return f"{where} {message}"
-    return f"{where}: {message}, got {first['input']!r}" if where else message
+    return f"{where}: {message}, got {first['input']!r}"

@@ -112,11 +112,13 @@ def as_uint8(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint
     values = images.astype(np.float64)
     bad = int((~np.isfinite(values)).sum())
     if bad:
-        raise DataError(f"{where}: {bad} pixels are NaN or infinite; mend or drop those images")
+        raise DataError(f"{where}: {bad} pixel values are NaN or infinite; mend or drop those images")
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if low < 0 or high > 255:
+    fractions = np.issubdtype(images.dtype, np.floating)
+    # Between 1 and 2 a float is no 0–255 image but a 0–1 image that overshoots, as resizing makes them.
+    if low < 0 or high > 255 or (fractions and 1 < high < 2):
         raise DataError(f"{where}: pixels run from {low:g} to {high:g}; scale them to 0–255 (uint8) or 0–1 (float)")
-    scale = 255.0 if np.issubdtype(images.dtype, np.floating) and high <= 1.0 else 1.0
+    scale = 255.0 if fractions and high <= 1.0 else 1.0
     return np.rint(values * scale).astype(np.uint8)
 
 
@@ -147,6 +149,18 @@ def make_split(images: npt.NDArray[np.generic], labels: npt.NDArray[np.generic],
     return Split(as_uint8(images, where), as_labels(labels, where))
 
 
+def numbered_classes(highest: int, num_images: int, where: str) -> tuple[str, ...]:
+    """Names for classes that are known by number alone: "0" to the highest label.
+
+    Raises `DataError` where there are more classes than images, as when the labels are ages or patient numbers.
+    """
+    if highest >= num_images:
+        raise DataError(
+            f"{where}: label {highest} among {num_images} images is no class number; give classes as 0, 1, 2, …"
+        )
+    return tuple(map(str, range(highest + 1)))
+
+
 def task_of(num_classes: int) -> str:
     """MedMNIST's word for it."""
     return "binary-class" if num_classes == 2 else "multi-class"
@@ -156,7 +170,8 @@ def check(dataset: MedicalDataset) -> MedicalDataset:
     """The dataset itself, once its splits and classes are known to fit together. Raises `DataError`."""
     splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     if dataset.num_classes < 2:
-        raise DataError(f"{dataset.name}: only one class ({dataset.class_names}); two or more are needed to tell apart")
+        only = " ".join(map(repr, dataset.class_names))
+        raise DataError(f"{dataset.name}: only one class ({only}); two or more are needed to tell apart")
     for part, split in splits.items():
         if split.images.shape[1:] != dataset.train.images.shape[1:]:
             raise DataError(
@@ -167,7 +182,7 @@ def check(dataset: MedicalDataset) -> MedicalDataset:
         if low < 0 or high >= dataset.num_classes:
             raise DataError(
                 f"{dataset.name}: {part} labels run from {low} to {high}, but there are {dataset.num_classes} classes "
-                f"(0 to {dataset.num_classes - 1})"
+                f"(0 to {dataset.num_classes - 1}); mend the labels or name every class"
             )
     counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
     for name, count in zip(dataset.class_names, counts, strict=True):

@@ -19,8 +19,12 @@ def load_dataset(data: str | Path, *, size: int | None = None, data_root: str | 
     Raises `DataError` for what can't be found, read or distilled, saying which and the way out.
     """
     if str(data) == "cellphantom":
-        return check(cellphantom())
-    return check(complete(_read(str(data), size, Path(data_root) if data_root else None)))
+        dataset = cellphantom()
+    else:
+        dataset = complete(_read(str(data), size, Path(data_root) if data_root else None))
+    if size is not None and dataset.resolution != size:
+        raise DataError(f"{data} has {dataset.resolution} pixels a side and no other size, not {size}; leave size out")
+    return check(dataset)
 
 
 def load_training_images(path: Path, size: int | None = None) -> tuple[Split, tuple[str, ...]]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from ptm_ray.data.dataset import Source
 from ptm_ray.data.npz import read_npz
-from ptm_ray.errors import DataError
+from ptm_ray.data.torchvision_guard import guard
+from ptm_ray.errors import DataError, first_line
 
 SIZES = (28, 64, 128, 224)
 
@@ -60,16 +61,19 @@ def _download(flag: str, size: int, places: list[Path]) -> Path:
     import medmnist
 
     target = places[0]
-    target.parent.mkdir(parents=True, exist_ok=True)
     log.info("downloading %s at %s pixels into %s", flag, size, target.parent)
+    guard()
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         getattr(medmnist, flags()[flag]["python_class"])(
             split="train", download=True, root=str(target.parent), size=size
         )
     except Exception as error:  # whatever the downloader met, the way out is the same
-        looked = " and ".join(str(place) for place in places)
+        looked = " and ".join(str(place.parent) for place in places)
+        # medmnist replaces what went wrong by a page of advice.
+        reason = first_line(error.__context__ or error)
         raise DataError(
-            f"{flag} at {size} pixels was not found at {looked}, and downloading it failed ({error}); "
-            f"fetch {target.name} by hand and pass its folder as --data-root"
+            f"{target.name} is not in {looked}, and downloading it failed ({reason}); "
+            "fetch it by hand and pass its folder as --data-root"
         ) from error
     return target

@@ -1,28 +1,32 @@
 """Any npz in MedMNIST's layout: {train,val,test}_images and _labels; val and test may be missing."""
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ptm_ray.data.dataset import Source, Split, make_split, task_of
-from ptm_ray.errors import DataError
+from ptm_ray.data.dataset import Source, Split, make_split, numbered_classes, task_of
+from ptm_ray.errors import DataError, first_line
 
 
 def read_npz(path: Path, **about: Any) -> Source:
     """Reads arrays only: a pickled object in the file is refused. `about` is what is known beside the arrays."""
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not an npz file (or only a part of one); save the arrays by numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is not an npz archive (it holds one array); save it by numpy.savez")
             found = {part: _split(file, part, path) for part in ("train", "val", "test")}
             names = file["class_names"].tolist() if "class_names" in file.files else None
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
-        raise DataError(f"{path} can't be read as an npz file ({error}); save it by numpy.savez") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
+        raise DataError(f"{path} can't be read as an npz file ({first_line(error)}); save it by numpy.savez") from error
     splits = {part: split for part, split in found.items() if split is not None}
-    highest = max(int(split.labels.max()) for split in splits.values())
-    about = {"name": path.stem, "class_names": tuple(map(str, names or range(highest + 1))), **about}
+    if "class_names" not in about:
+        highest = max(int(split.labels.max()) for split in splits.values())
+        images = sum(map(len, splits.values()))
+        about["class_names"] = tuple(map(str, names)) if names else numbered_classes(highest, images, path.name)
+    about = {"name": path.stem, **about}
     return Source(splits=splits, **{"task": task_of(len(about["class_names"])), **about})
 
 

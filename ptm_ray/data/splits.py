@@ -1,5 +1,7 @@
 """Cutting a missing split from train."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ptm_ray.core.seeds import Seeds
@@ -7,7 +9,7 @@ from ptm_ray.data.dataset import MedicalDataset, Source, Split
 from ptm_ray.errors import DataError
 
 
-def cut(split: Split, share: float, stage: str) -> tuple[Split, Split]:
+def cut(split: Split, share: float, stage: str, names: Sequence[str]) -> tuple[Split, Split]:
     """(rest, cut): `share` of every class, at least one image of it, chosen at random but always the same.
 
     The seed is fixed rather than the run's, so that every run on a dataset sees the same validation images.
@@ -18,7 +20,10 @@ def cut(split: Split, share: float, stage: str) -> tuple[Split, Split]:
     for label in np.unique(split.labels):
         rows = np.flatnonzero(split.labels == label)
         if len(rows) < 2:
-            raise DataError(f"class {label} has {len(rows)} image: too few to cut a {stage} split from; add some")
+            name = names[label] if 0 <= label < len(names) else str(label)
+            raise DataError(
+                f"class {name!r} has one image left, too few to cut a {stage} split from; add images or that split"
+            )
         count = min(len(rows) - 1, max(1, round(share * len(rows))))
         chosen[draw.permutation(rows)[:count]] = True
     return (
@@ -33,10 +38,10 @@ def complete(source: Source) -> MedicalDataset:
     assert train is not None
     notes = list(source.notes)
     if test is None:
-        train, test = cut(train, 0.2, "test")
+        train, test = cut(train, 0.2, "test", source.class_names)
         notes.append(f"no test split was given: {len(test)} images (a fifth, stratified) were cut from train")
     if val is None:
-        train, val = cut(train, 0.1, "validation")
+        train, val = cut(train, 0.1, "validation", source.class_names)
         notes.append(f"no validation split was given: {len(val)} images (a tenth, stratified) were cut from train")
     return MedicalDataset(
         name=source.name,

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
 
-from ptm_ray.data.dataset import Source, make_split, task_of
-from ptm_ray.data.folder import square
-from ptm_ray.errors import DataError
+from ptm_ray.data.dataset import Source, as_labels, make_split, numbered_classes, task_of
+from ptm_ray.data.folder import decode, note, square, stack
+from ptm_ray.errors import DataError, first_line
 
 ENDINGS = {".parquet", ".arrow", ".feather"}
 SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
@@ -24,18 +23,19 @@ def read_table(path: Path, size: int) -> Source:
     """Labels are whole numbers or names; images are cropped to their central square and scaled to `size` pixels."""
     try:
         table = pq.read_table(path) if path.suffix == ".parquet" else _read_arrow(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} can't be read as a {path.suffix[1:]} table ({error})") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} can't be read as a table ({first_line(error)}); write it anew") from error
     missing = [column for column in ("image", "label") if column not in table.column_names]
     if missing:
         raise DataError(
             f"{path} lacks the column {' and '.join(missing)}; it has {', '.join(table.column_names)}. "
             "Expected image (encoded bytes) and label, and if you like split (train, val, test)"
         )
+    if table.num_rows == 0:
+        raise DataError(f"{path} has no rows; give one for every image")
     labels, names = _labels(table["label"].to_pylist(), path)
-    pictures = [_decode(cell, row, path) for row, cell in enumerate(table["image"].to_pylist())]
-    grey = all(picture.mode in ("1", "L", "LA", "I", "F", "I;16") for picture in pictures)
-    images = np.stack([square(picture, size, grey) for picture in pictures])
+    squares = [_square(cell, size, f"{path}: the image in row {row}") for row, cell in enumerate(table["image"])]
+    images = stack(squares, max(image.shape[2] for image in squares))
     wanted = table["split"].to_pylist() if "split" in table.column_names else ["train"] * len(labels)
     unknown = sorted({str(part) for part in wanted} - SPLITS.keys())
     if unknown:
@@ -46,8 +46,7 @@ def read_table(path: Path, size: int) -> Source:
         for part in ("train", "val", "test")
         if part == "train" or (part_of == part).any()
     }
-    note = f"images were cropped to their central square and scaled to {size}×{size} pixels"
-    return Source(path.stem, splits, names, task_of(len(names)), notes=(note,))
+    return Source(path.stem, splits, names, task_of(len(names)), notes=(note(size),))
 
 
 def _read_arrow(path: Path) -> pa.Table:
@@ -65,18 +64,16 @@ def _labels(values: list[Any], path: Path) -> tuple[np.ndarray, tuple[str, ...]]
         return np.array([names.index(value) for value in values]), names
     if any(isinstance(value, list) for value in values):
         raise DataError(f"{path}: labels are lists: several an image (multi-label) are not supported yet")
-    numbers = np.array(values)
-    highest = int(numbers.max()) if len(numbers) else 0
-    return numbers, tuple(str(k) for k in range(highest + 1))
+    odd = [value for value in values if not isinstance(value, int | float)]
+    if odd:
+        raise DataError(f"{path}: label {odd[0]!r} among others; give names alone, or whole numbers 0, 1, 2, …")
+    numbers = as_labels(np.array(values), str(path))
+    return numbers, numbered_classes(int(numbers.max()), len(numbers), path.name)
 
 
-def _decode(cell: Any, row: int, path: Path) -> Image.Image:
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
+def _square(cell: pa.Scalar, size: int, where: str) -> np.ndarray:
+    value = cell.as_py()
+    data = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(data, bytes):
-        raise DataError(f"{path}: the image in row {row} is no encoded bytes; store PNG, JPEG or TIFF bytes")
-    try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path}: the image in row {row} can't be decoded ({error})") from error
-    return picture
+        raise DataError(f"{where} is no encoded bytes; store PNG, JPEG or TIFF bytes")
+    return square(decode(io.BytesIO(data), where), size)

@@ -3,7 +3,7 @@
 import torch
 
 from ptm_ray.core.types import Float, Int, Tensor
-from ptm_ray.evaluation.torchvision_guard import guard
+from ptm_ray.data.torchvision_guard import guard
 
 #: Those that are one number; recall per class comes beside them.
 NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "calibration_error")
@@ -25,12 +25,14 @@ def score(probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) 
     present = torch.bincount(labels, minlength=classes) > 0
     f1 = tm.multiclass_f1_score(predicted, labels, classes, average="none")
     auc = tm.multiclass_auroc(probabilities, labels, classes, average="none")
+    # torchmetrics gives a probability of exactly 1 (as softmax rounds it) a bin of its own, beside the 15.
+    below_one = probabilities.clamp(max=1 - 1e-6)
     found = {
         "accuracy": tm.multiclass_accuracy(predicted, labels, classes, average="micro"),
         "balanced_accuracy": recall[present].mean(),
         "macro_f1": f1[present].mean(),
         "auc": auc[present].mean(),
-        "calibration_error": tm.multiclass_calibration_error(probabilities, labels, classes, n_bins=15),
+        "calibration_error": tm.multiclass_calibration_error(below_one, labels, classes, n_bins=15),
     }
     per_class = {f"recall_{label}": recall[label] for label in range(classes)}
     return {name: float(value) for name, value in {**found, **per_class}.items()}

@@ -36,7 +36,10 @@ class RunFolder:
         """
         own = self.root / "run.json"
         if own.is_file():
-            held = json.loads(own.read_text())
+            try:
+                held = json.loads(own.read_text())
+            except ValueError:
+                raise StoreError(f"{own} is damaged; choose another --out, or remove the folder") from None
             if held != json.loads(json.dumps(identity)):
                 changed = _first_difference(held, identity)
                 raise StoreError(

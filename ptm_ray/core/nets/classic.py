@@ -1,7 +1,8 @@
 """VGG11 and AlexNet at small resolutions, for evaluation across architectures.
 
 Source: Simonyan & Zisserman 2015; Krizhevsky et al. 2012. As in DC and MTT: 3×3 or 5×5 first kernels without stride,
-one linear head in place of the fully connected stack, pooling only while more than one pixel is left.
+one linear head in place of the fully connected stack. Pooling stops at two pixels a side: instance norm of a single
+one is 0 whatever the image, and the network blind.
 """
 
 import torch
@@ -14,7 +15,7 @@ Plan = list[int | tuple[int, int] | str]
 
 
 class Stack(nn.Module):
-    """Convolutions in a row: numbers are 3×3 widths, (width, kernel) others, "M" halves the resolution."""
+    """Convolutions in a row: numbers are 3×3 widths, (width, kernel) others, "M" halves the resolution while it can."""
 
     def __init__(
         self,
@@ -29,7 +30,7 @@ class Stack(nn.Module):
         width, side = channels, resolution
         for step in plan:
             if isinstance(step, str):
-                if side > 1:
+                if side >= 4:
                     layers.append(nn.MaxPool2d(2))
                     side //= 2
                 continue

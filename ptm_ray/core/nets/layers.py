@@ -1,5 +1,7 @@
 """Normalisation, shared by the architectures."""
 
+import math
+
 from torch import nn
 
 NORMS = ("instance", "group", "batch", "none")
@@ -9,12 +11,13 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
     """One normalisation layer for `channels` maps.
 
     Instance norm is group norm with a group per channel: the same numbers, learnable scale and shift, and no
-    second code path in the framework's double backward.
+    second code path in the framework's double backward. Group norm has a group per 16 maps, or the next number that
+    divides them.
     """
     if norm == "instance":
         return nn.GroupNorm(channels, channels)
     if norm == "group":
-        return nn.GroupNorm(max(1, channels // 16), channels)
+        return nn.GroupNorm(math.gcd(channels, max(1, channels // 16)), channels)
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     return nn.Identity()

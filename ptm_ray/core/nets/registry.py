@@ -32,8 +32,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "vit": ViT,
 }
 
-#: Below this many pixels the architecture's own strides leave nothing to look at.
-SMALLEST = {"convnet": 8, "resnet18": 8, "resnet18_bn": 8, "vgg11": 16, "alexnet": 8, "vit": 8}
+#: Below this many pixels the architecture's own strides leave nothing to look at (for resnet18: one pixel, which
+#: instance norm turns into 0).
+SMALLEST = {"convnet": 8, "resnet18": 9, "resnet18_bn": 8, "vgg11": 16, "alexnet": 8, "vit": 8}
 
 
 def build(name: str, *, channels: int, resolution: int, classes: int, **options: int | str) -> Network:

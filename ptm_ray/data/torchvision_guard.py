@@ -1,4 +1,4 @@
-"""Makes torchmetrics importable beside a torchvision that was built for another torch.
+"""Makes torchmetrics and medmnist's downloader importable beside a torchvision that was built for another torch.
 
 torchmetrics imports torchvision where it is installed (medmnist brings it). A torchvision whose compiled operators
 don't load (a CUDA build beside a CPU torch, as on machines without a GPU) fails on import for one reason: it registers
@@ -15,7 +15,7 @@ _declared: list[torch.library.Library] = []
 
 
 def guard() -> None:
-    """Call before importing torchmetrics; does nothing where torchvision is whole or absent."""
+    """Call before importing torchmetrics or downloading; does nothing where torchvision is whole or absent."""
     for _ in range(MOST):
         try:
             import torchvision  # noqa: F401

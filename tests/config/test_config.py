@@ -1,0 +1,164 @@
+"""Settings are closed and frozen, and mean the same from a file, from flags and from a saved run."""
+
+import pytest
+from pydantic import ValidationError
+
+from ptm_ray.config import DistillConfig, ExpertSettings, NetworkSettings, ScheduleSettings
+from ptm_ray.config.base import merge
+from ptm_ray.config.files import read_table, resolve, to_json
+from ptm_ray.config.presets import METHODS
+from ptm_ray.errors import ConfigError
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def refused(*tables):
+    with pytest.raises(ConfigError) as caught:
+        resolve(*tables)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "start"),
+    [
+        ({"ipcs": 3}, "unknown setting 'ipcs'; did you mean 'ipc'"),
+        ({"schedule": {"end": 3}}, "unknown setting 'schedule.end'; did you mean 'end_min' or 'end_max'"),
+        ({"experts": {"snapshot": 3}}, "unknown setting 'experts.snapshot'; did you mean 'snapshots'"),
+        ({"method": "pmt"}, "unknown method 'pmt'; did you mean 'ptm'"),
+        ({"schedule": {"kind": "progres"}}, "schedule.kind should be 'progress', 'count' or 'random', got 'progres'"),
+        ({"experts": {"lr": 0}}, "experts.lr: Input should be greater than 0, got 0"),
+        ({"ipc": 0}, "ipc must be 1 or more, got 0"),
+        ({"schedule": {"end_min": 5, "end_max": 3}}, "schedule: end_max 3 lies before end_min 5"),
+        ({"student": {"steps_min": 9, "steps_max": 4}}, "student: steps_max 4 is below steps_min 9"),
+        ({"experts": {"steps": 5}}, "experts: 20 snapshots don't fit into 5 steps; take fewer or train longer"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_with_its_value(asked, start):
+    assert refused(asked).startswith(start)
+
+
+def test_batch_norm_is_refused_for_matching_with_the_reason():
+    message = refused({"network": {"norm": "batch"}})
+    for words in ("running statistics are no parameters", "instance or group norm", "resnet18_bn"):
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"schedule": {"end_max": 21}}, "schedule.end_max is snapshot 21, but trajectories end at snapshot 20"),
+        ({"schedule": {"end_min": 30}}, "schedule.end_min is snapshot 30"),
+        ({"experts": {"snapshots": 4}, "schedule": {"end_max": 5}}, "trajectories end at snapshot 4"),
+        ({"method": "mtt", "schedule": {"start_max": 19}}, "schedule.start_max + length is snapshot 21"),
+        ({"method": "mtt", "schedule": {"length": 21}}, "is snapshot 21"),
+    ],
+)
+def test_a_segment_beyond_the_trajectory_is_refused_with_the_way_out(asked, words):
+    message = refused(asked)
+    assert words in message
+    assert "lower it or raise experts.snapshots" in message
+
+
+def test_a_segment_that_ends_with_the_trajectory_is_accepted():
+    assert resolve({"schedule": {"end_max": 20}}).schedule.end_max == 20
+    assert resolve({"method": "mtt", "schedule": {"start_max": 18}}).schedule.start_max == 18
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        DistillConfig().ipc = 3
+    with pytest.raises(ValidationError, match="frozen"):
+        DistillConfig().schedule.end_min = 3
+
+
+def test_replace_merges_tables_and_validates_the_whole():
+    before = DistillConfig(ipc=3, schedule=ScheduleSettings(end_min=2))
+    after = before.replace(schedule={"end_max": 7})
+    assert (after.ipc, after.schedule.end_min, after.schedule.end_max) == (3, 2, 7)
+    assert before.schedule.end_max is None
+    with pytest.raises(ConfigError, match="end_max 1 lies before end_min 2"):
+        before.replace(schedule={"end_max": 1})
+    with pytest.raises(ConfigError, match="snapshot 7, but trajectories end at snapshot 5"):
+        after.replace(experts={"snapshots": 5})
+
+
+def test_merging_leaves_both_tables_alone():
+    below, above = {"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 5}, "b": {"z": 1}}
+    assert merge(below, above) == {"a": {"x": 1, "y": 5}, "b": {"z": 1}}
+    assert (below, above) == ({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 5}, "b": {"z": 1}})
+
+
+def test_toml_and_json_of_the_same_settings_are_the_same(tmp_path):
+    toml = 'data = "bloodmnist"\nipc = 5\n[schedule]\nkind = "count"\ngrowth = 50\n[evaluation]\nnetworks = ["vit"]\n'
+    json = """{"data": "bloodmnist", "ipc": 5, "schedule": {"kind": "count", "growth": 50},
+              "evaluation": {"networks": ["vit"]}}"""
+    from_toml = resolve(read_table(write(tmp_path / "a.toml", toml)))
+    assert from_toml == resolve(read_table(write(tmp_path / "a.json", json)))
+    assert (from_toml.ipc, from_toml.schedule.growth, from_toml.evaluation.networks) == (5, 50, ("vit",))
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_preset_and_the_preset_over_defaults():
+    defaults, preset = resolve(), resolve({"method": "mtt"})
+    file = {"method": "mtt", "schedule": {"length": 4}, "student": {"steps_max": 25}}
+    both = resolve(file, {"student": {"steps_max": 30}})
+    assert (defaults.schedule.kind, defaults.student.steps_max, defaults.overlap.enabled) == ("progress", 30, True)
+    assert (preset.schedule.kind, preset.student.steps_max, preset.overlap.enabled) == ("random", 20, False)
+    assert (both.schedule.kind, both.schedule.length) == ("random", 4)
+    assert (both.student.steps_min, both.student.steps_max) == (20, 30)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saved_run_resolves_to_itself(tmp_path, method):
+    whole = resolve({"method": method, "ipc": 7, "size": 64, "evaluation": {"networks": ("vit", "vgg11")}})
+    again = resolve(read_table(write(tmp_path / "run.json", to_json(whole))))
+    assert again == whole
+    assert again.fingerprint() == whole.fingerprint()
+
+
+def test_the_fingerprint_is_the_same_for_the_same_settings_and_changes_with_any_other():
+    assert DistillConfig().fingerprint() == resolve({"ipc": 10, "experts": {"count": 8}}).fingerprint()
+    changes = [{"seed": 1}, {"ipc": 9}, {"experts": {"lr": 0.011}}, {"network": {"depth": 3}}, {"data": "x"}]
+    found = {resolve(change).fingerprint() for change in changes}
+    assert len(found | {DistillConfig().fingerprint()}) == len(changes) + 1
+    assert ExpertSettings(seed=1).fingerprint() != ExpertSettings().fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.toml", "ipc = = 3", "a.toml does not parse (Invalid value (at line 1, column 7))"),
+        ("a.json", "{", "a.json does not parse"),
+        ("a.json", "[1]", "a.json holds a list, no settings"),
+        ("a.toml", None, "no settings file"),
+    ],
+)
+def test_a_settings_file_that_can_not_be_used_is_named(tmp_path, name, text, words):
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_table(path)
+    assert words in str(caught.value)
+
+
+def test_the_first_inner_lr_spreads_the_experts_way_over_the_students_steps():
+    evenly = resolve({"experts": {"lr": 0.01, "steps": 400, "snapshots": 20}, "schedule": {"end_min": 4}})
+    assert evenly.first_inner_lr() == pytest.approx(0.01 * (400 * 4 / 20) / 8)
+    heavy = evenly.replace(experts={"momentum": 0.9})
+    assert heavy.first_inner_lr() == pytest.approx(10 * evenly.first_inner_lr())
+    assert evenly.replace(student={"inner_lr": 0.5}).first_inner_lr() == 0.5
+
+
+def test_every_setting_explains_itself():
+    def undocumented(model):
+        return [name for name, field in model.model_fields.items() if not field.description]
+
+    parts = [field.annotation for name, field in DistillConfig.model_fields.items() if name not in ("data", "method")]
+    parts = [part for part in parts if isinstance(part, type) and hasattr(part, "model_fields")]
+    assert NetworkSettings in parts
+    assert not [name for part in parts for name in undocumented(part)]
+    assert all(part.__doc__ for part in [DistillConfig, *parts])

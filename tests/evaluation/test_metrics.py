@@ -1,0 +1,99 @@
+"""Scores against plain loops; many networks become one row with Student's interval."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from ptm_ray.errors import ConfigError
+from ptm_ray.evaluation.metrics import NAMES, score
+from ptm_ray.evaluation.protocol import T_95, check_networks, jobs, summarise
+from tests.reference.metrics import score_by_loops
+
+
+def predictions(classes, n=60, seed=0, present=None, levels=None):
+    """Probabilities that know something, and labels; `levels` rounds them, so that there are ties."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(present or classes, (n,), generator=draw)
+    logits = torch.randn(n, classes, generator=draw) + torch.nn.functional.one_hot(labels, classes)
+    if levels:
+        logits = (logits * levels).round() / levels
+    return logits.softmax(1), labels
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"classes": 2},
+        {"classes": 2, "levels": 1},
+        {"classes": 3, "seed": 1},
+        {"classes": 8, "n": 200},
+        {"classes": 5, "present": 3},
+    ],
+    ids=["binary", "ties", "three classes", "eight classes", "two classes absent"],
+)
+def test_every_metric_agrees_with_plain_loops(case):
+    probabilities, labels = predictions(**case)
+    found, expected = score(probabilities, labels), score_by_loops(probabilities.tolist(), labels.tolist())
+    assert found.keys() == expected.keys()
+    assert set(NAMES) < found.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-5), name
+
+
+def test_a_perfect_prediction_scores_one_and_a_constant_one_chance():
+    labels = torch.tensor([0, 1, 2] * 5)
+    perfect = score(torch.eye(3)[labels], labels)
+    assert [perfect[name] for name in NAMES] == pytest.approx([1, 1, 1, 1, 0], abs=1e-5)
+    constant = score(torch.tensor([[0.5, 0.3, 0.2]]).expand(15, 3), labels)
+    assert constant["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert constant["auc"] == pytest.approx(0.5)
+    assert [constant[f"recall_{label}"] for label in range(3)] == [1, 0, 0]
+
+
+def test_a_probability_of_exactly_one_shares_the_last_bin():
+    probabilities, labels = torch.tensor([[1.0, 0.0], [0.99, 0.01]]), torch.tensor([1, 0])
+    assert score(probabilities, labels)["calibration_error"] == pytest.approx((1.0 + 0.99 - 1) / 2, abs=1e-5)
+
+
+def test_an_interval_is_the_mean_and_students_quantile_of_its_error():
+    rows = [{"auc": value} for value in (0.70, 0.74, 0.78, 0.90)]
+    found = summarise(rows)["auc"]
+    std = math.sqrt((0.08**2 + 0.04**2 + 0.00**2 + 0.12**2) / 3)
+    assert found["mean"] == pytest.approx(0.78)
+    assert found["std"] == pytest.approx(std)
+    assert found["low"] == pytest.approx(0.78 - 3.182 * std / 2)
+    assert found["high"] == pytest.approx(0.78 + 3.182 * std / 2)
+    assert found["n"] == 4
+
+
+def density(t, freedom):
+    scale = math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
+    return scale * (1 + t * t / freedom) ** (-(freedom + 1) / 2)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 10, 20, 30])
+def test_the_quantiles_hold_95_percent_of_students_distribution(freedom):
+    reach, steps = T_95[freedom - 1], 4000
+    inside = sum(density((k + 0.5) * reach / steps, freedom) for k in range(steps)) * 2 * reach / steps
+    assert inside == pytest.approx(0.95, abs=1e-4)
+    assert len(T_95) == 30
+
+
+def test_one_network_has_no_interval():
+    assert summarise([{"auc": 0.7, "accuracy": 0.5}])["auc"] == {"mean": 0.7, "std": 0.0, "n": 1}
+
+
+def test_jobs_are_every_network_and_seed_and_random_images_are_drawn_anew():
+    todo = jobs(("synthetic", "random", "full"), ("convnet", "vit"), 3, 4)
+    assert len(todo) == len(set(todo))
+    assert Counter(job.kind for job in todo) == {"synthetic": 6, "random": 24, "full": 6}
+    assert {job.draw for job in todo if job.kind == "random"} == {0, 1, 2, 3}
+    assert {(job.network, job.seed) for job in todo} == {(name, s) for name in ("convnet", "vit") for s in range(3)}
+
+
+def test_networks_are_checked_before_any_is_trained():
+    check_networks(("convnet", "vit"), 1, 28, 2)
+    with pytest.raises(ConfigError, match="did you mean 'vgg11'"):
+        check_networks(("convnet", "vgg"), 1, 28, 2)

@@ -1,0 +1,223 @@
+"""Every bad dataset or setting is refused in one line, with the value and the way out, before Ray starts."""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ptm_ray.config.files import read_table, resolve
+from ptm_ray.errors import ConfigError, DataError, NotEnoughImages, PtmError, StoreError
+from tests.files import encoded, picture, write_classes, write_npz, write_parquet
+
+PLENTY = np.arange(12) % 3
+WITH_NAN = np.where(np.arange(12 * 256).reshape(12, 16, 16) == 7, np.nan, 0.5)
+
+
+def npz(**changes):
+    return lambda folder: write_npz(folder / "scans.npz", **changes)
+
+
+def good(folder):
+    return write_npz(folder / "scans.npz")
+
+
+def text(name):
+    def write(folder):
+        (folder / name).write_text("no images")
+        return folder / name
+
+    return write
+
+
+def below_a_file(folder):
+    return text("file")(folder) / "scans.npz"
+
+
+def named(name):
+    return lambda _: name
+
+
+def classes(**counts):
+    return lambda folder: write_classes(folder / "cells", counts)
+
+
+def table(**columns):
+    return lambda folder: write_parquet(folder / "scans.parquet", **columns)
+
+
+def alike(n):
+    return [encoded(picture(8))] * n
+
+
+DATASETS = [
+    ("no such file", lambda folder: folder / "none.npz", DataError, ["no file or folder", "none.npz", "give an npz"]),
+    ("no such folder", lambda folder: folder / "none", DataError, ["no file or folder", "give an npz", "a name"]),
+    ("below a file", below_a_file, DataError, ["no file or folder", "file/scans.npz"]),
+    ("text as npz", text("scans.npz"), DataError, ["scans.npz is not an npz file", "numpy.savez"]),
+    ("another ending", text("scans.csv"), DataError, ["ends in .csv", ".npz", ".parquet"]),
+    ("labels missing", npz(without=("train_labels",)), DataError, ["lacks train_labels", "it holds", "Expected"]),
+    ("test labels missing", npz(without=("test_labels",)), DataError, ["lacks test_labels"]),
+    ("lengths differ", npz(train_labels=PLENTY[:5]), DataError, ["12 images but 5 labels", "exactly one"]),
+    ("no images", npz(val_images=np.zeros((0, 16, 16)), val_labels=PLENTY[:0]), DataError, ["val: no images"]),
+    ("label too high", npz(class_names=["a", "b"]), DataError, ["from 0 to 2", "2 classes", "name every class"]),
+    ("label below 0", npz(train_labels=PLENTY - 1), DataError, ["from -1 to 1", "mend the labels"]),
+    ("label of millions", npz(test_labels=PLENTY * 10**9), DataError, ["label 2000000000 among", "0, 1, 2"]),
+    ("labels not whole", npz(train_labels=PLENTY / 2), DataError, ["label 0.5 is not a whole", "0, 1, 2"]),
+    ("labels as names", npz(train_labels=np.array(["a"] * 12)), DataError, ["of type <U1", "whole numbers"]),
+    ("several labels", npz(train_labels=np.zeros((12, 4))), DataError, ["(12, 4)", "multi-label", "one class per"]),
+    ("empty class", npz(train_labels=PLENTY // 2 * 2), DataError, ["class '1' has no training image", "drop"]),
+    ("one class", npz(**{f"{p}_labels": PLENTY * 0 for p in ("train", "val", "test")}), DataError, ["one class ('0')"]),
+    ("one image", classes(a=1, b=5), DataError, ["class 'a' has one image left", "add images"]),
+    ("NaN", npz(train_images=WITH_NAN), DataError, ["1 pixel values are NaN", "mend or drop"]),
+    ("pixels below 0", npz(train_images=np.full((12, 16, 16), -3.0)), DataError, ["from -3 to -3", "0–255"]),
+    ("pixels beyond 1", npz(train_images=np.full((12, 16, 16), 1.01)), DataError, ["from 1.01 to 1.01", "0–1 (float)"]),
+    ("not square", npz(train_images=np.zeros((12, 16, 8), np.uint8)), DataError, ["16×8", "crop or resize"]),
+    ("sizes differ", npz(val_images=np.zeros((12, 8, 8), np.uint8)), DataError, ["(8, 8, 1)", "one size"]),
+    ("empty folder", lambda folder: folder, DataError, ["holds no class folders", "one folder of images per class"]),
+    ("empty class folder", classes(a=3, b=0), DataError, ["class 'b' has no image", "expected PNG"]),
+    ("table without labels", table(image=alike(4)), DataError, ["lacks the column label", "it has image"]),
+    ("table of one class", table(image=alike(9), label=["sick"] * 9), DataError, ["only one class ('sick')"]),
+    ("unknown dataset", named("bloodmist"), DataError, ["unknown dataset 'bloodmist'", "did you mean 'bloodmnist'"]),
+    ("3D dataset", named("organmnist3d"), DataError, ["unknown dataset 'organmnist3d'", "did you mean 'organ"]),
+    ("chestmnist", named("chestmnist"), DataError, ["chestmnist has several labels", "not yet supported"]),
+]
+
+SETTINGS = [
+    ("ipc 0", {"ipc": 0}, ConfigError, ["ipc must be 1 or more", "0"]),
+    ("ipc -3", {"ipc": -3}, ConfigError, ["ipc must be 1 or more", "-3"]),
+    ("ipc 2.5", {"ipc": 2.5}, ConfigError, ["ipc", "valid integer", "2.5"]),
+    (
+        "ipc above a class's count",
+        {"ipc": 10},
+        NotEnoughImages,
+        ["class '0' has 4 training images, ipc is 10", "noise", "real-resampled"],
+    ),
+    ("network too deep", {"network": {"depth": 5}}, ConfigError, ["16 pixels", "depth 5", "use depth 4 or less"]),
+    (
+        "batch norm",
+        {"network": {"norm": "batch"}},
+        ConfigError,
+        ["batch norm can't be matched", "use instance"],
+    ),
+    ("unknown norm", {"network": {"norm": "layer"}}, ConfigError, ["network.norm", "'instance'", "got 'layer'"]),
+    (
+        "unknown evaluation network",
+        {"ipc": 1, "evaluation": {"networks": ("resnet",)}},
+        ConfigError,
+        ["unknown network 'resnet'", "did you mean 'resnet18'"],
+    ),
+    ("unknown schedule", {"schedule": {"kind": "progres"}}, ConfigError, ["schedule.kind", "'progress'", "'progres'"]),
+    ("unknown method", {"method": "pmt"}, ConfigError, ["unknown method 'pmt'", "did you mean 'ptm'"]),
+    ("unknown setting", {"outer_step": 5}, ConfigError, ["unknown setting 'outer_step'", "did you mean 'outer_steps'"]),
+    (
+        "unknown nested setting",
+        {"images": {"initial": "noise"}},
+        ConfigError,
+        ["unknown setting 'images.initial'", "did you mean 'init'"],
+    ),
+    (
+        "end beyond the trajectory",
+        {"schedule": {"end_max": 30}},
+        ConfigError,
+        ["schedule.end_max is snapshot 30", "end at snapshot 20", "raise experts.snapshots"],
+    ),
+    ("end before start", {"schedule": {"end_min": 4, "end_max": 2}}, ConfigError, ["end_max 2 lies before end_min 4"]),
+    ("snapshots beyond steps", {"experts": {"steps": 5}}, ConfigError, ["20 snapshots don't fit into 5 steps"]),
+    ("lr 0", {"experts": {"lr": 0}}, ConfigError, ["experts.lr", "greater than 0", "got 0"]),
+    ("size not there", {"ipc": 1, "size": 64}, DataError, ["16 pixels", "not 64", "leave size out"]),
+]
+
+FILES = [
+    ("no such settings file", None, ["no settings file", "run.toml"]),
+    ("settings that don't parse", "ipc = = 3", ["run.toml does not parse", "line 1", "mend"]),
+    ("settings with a wrong name", "ipcs = 3", ["unknown setting 'ipcs'", "did you mean 'ipc'"]),
+]
+
+
+def refused(folder, data, kind, words, **settings):
+    """Distils what can't be distilled; the message, once it is known to be as it should."""
+    import ray
+
+    from ptm_ray.api import distill
+
+    settings.setdefault("out", folder / "out")
+    with pytest.raises(PtmError) as caught:
+        distill(data, experts_dir=folder / "experts", **settings)
+    assert not ray.is_initialized()
+    assert not (folder / "experts").exists()
+    check_message(caught, kind, words)
+
+
+def check_message(caught, kind, words):
+    message = str(caught.value)
+    assert caught.type is kind
+    assert "\n" not in message
+    assert len(message) <= 300
+    assert [word for word in words if word not in message] == [], message
+
+
+def table_of(rows):
+    return [pytest.param(*row[1:], id=row[0]) for row in rows]
+
+
+@pytest.mark.parametrize(("make", "kind", "words"), table_of(DATASETS))
+def test_a_bad_dataset_is_refused(tmp_path, make, kind, words):
+    refused(tmp_path, make(tmp_path), kind, words, ipc=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("settings", "kind", "words"), table_of(SETTINGS))
+def test_a_bad_setting_is_refused(tmp_path, settings, kind, words):
+    refused(tmp_path, good(tmp_path), kind, words, **settings)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("content", "words"), table_of(FILES))
+def test_a_bad_settings_file_is_refused(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "run.toml").write_text(content)
+    with pytest.raises(PtmError) as caught:
+        resolve(read_table(tmp_path / "run.toml"))
+    check_message(caught, ConfigError, words)
+
+
+def test_images_that_are_too_small_for_a_network_are_refused(tmp_path):
+    small = write_npz(tmp_path / "small.npz", **{f"{p}_images": np.zeros((12, 8, 8)) for p in ("train", "val", "test")})
+    refused(tmp_path, small, ConfigError, ["8 pixels", "depth 5", "use depth 3"], ipc=1, network={"depth": 5})
+    networks = {"evaluation": {"networks": ("vgg11",)}}
+    refused(tmp_path, small, ConfigError, ["8 pixels", "vgg11", "needs 16 or more"], ipc=1, **networks)
+
+
+def test_an_output_folder_of_another_run_is_refused(tmp_path):
+    from ptm_ray.store.checkpoints import RunFolder
+
+    RunFolder(tmp_path / "out").claim({"config": {"ipc": 3}, "dataset": "of that run"})
+    before = (tmp_path / "out" / "run.json").read_text()
+    words = ["out holds another run", "config.ipc is 3 there, 1 here", "choose another --out"]
+    refused(tmp_path, good(tmp_path), StoreError, words, ipc=1)
+    assert (tmp_path / "out" / "run.json").read_text() == before
+
+
+def test_an_output_folder_whose_run_is_damaged_is_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text('{"config": ')
+    refused(tmp_path, good(tmp_path), StoreError, ["run.json is damaged", "choose another --out"], ipc=1)
+
+
+def test_an_output_folder_of_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    refused(tmp_path, good(tmp_path), StoreError, ["out is not empty", "choose another --out"], ipc=1)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_an_output_folder_that_can_not_be_made_is_refused(tmp_path):
+    out = text("file")(tmp_path) / "out"
+    refused(tmp_path, good(tmp_path), StoreError, ["file/out can't be written", "another folder"], ipc=1, out=out)
+
+
+def test_a_full_disk_is_noticed_before_the_work_begins(tmp_path, monkeypatch):
+    data = good(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=2**40, used=2**40 - 2**20, free=2**20))
+    refused(tmp_path, data, StoreError, ["no disk space left", "64 MiB needed, 1 MiB free", "free some"], ipc=1)
