@@ -37,7 +37,7 @@ def _dataset(data: Data, config: DistillConfig, data_root: str | Path | None) ->
 def _config(data: Data | None, config: DistillConfig | None, settings: dict[str, Any]) -> DistillConfig:
     name = {} if data is None else {"data": data.name if isinstance(data, MedicalDataset) else str(data)}
     if config is not None:
-        return config.replace(**{**name, **settings})
+        return resolve(config.model_dump(), {**name, **settings})
     return resolve(name, settings)
 
 

@@ -100,14 +100,24 @@ SETTINGS = [
         ConfigError,
         ["batch norm can't be matched", "use instance"],
     ),
-    ("unknown norm", {"network": {"norm": "layer"}}, ConfigError, ["network.norm", "'instance'", "got 'layer'"]),
+    (
+        "unknown norm",
+        {"network": {"norm": "layer"}},
+        ConfigError,
+        ["norm 'layer'", "instance, none"],
+    ),
     (
         "unknown evaluation network",
         {"ipc": 1, "evaluation": {"networks": ("resnet",)}},
         ConfigError,
         ["unknown network 'resnet'", "did you mean 'resnet18'"],
     ),
-    ("unknown schedule", {"schedule": {"kind": "progres"}}, ConfigError, ["schedule.kind", "'progress'", "'progres'"]),
+    (
+        "unknown schedule",
+        {"schedule": {"kind": "progres"}},
+        ConfigError,
+        ["did you mean 'progress'"],
+    ),
     ("unknown method", {"method": "pmt"}, ConfigError, ["unknown method 'pmt'", "did you mean 'ptm'"]),
     ("unknown setting", {"outer_step": 5}, ConfigError, ["unknown setting 'outer_step'", "did you mean 'outer_steps'"]),
     (

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Self, get_args
 
@@ -66,6 +67,6 @@ def one_line(model: type[BaseModel], error: ValidationError) -> str:
         return f"{where}: {own}" if where else own
     message = first["msg"]
     if first["type"] == "literal_error":
-        message = f"{message.removeprefix('Input ')}, got {first['input']!r}"
-        return f"{where} {message}"
+        known = re.findall(r"'([^']+)'", first["ctx"]["expected"])
+        return f"unknown {where} {first['input']!r}; {did_you_mean(str(first['input']), known)}"
     return f"{where}: {message}, got {first['input']!r}"

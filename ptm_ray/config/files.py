@@ -27,14 +27,24 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def resolve(*tables: Mapping[str, Any]) -> DistillConfig:
-    """Defaults, then the method's preset, then these tables, later ones winning. Raises `ConfigError`."""
+    """Defaults, then the method's preset, then these tables, later ones winning. Raises `ConfigError`.
+
+    A table that names another method than the tables before it brings that method's preset along: what a saved run of
+    `ptm` says of segments must not survive under the name of `mtt`.
+    """
     asked: dict[str, Any] = {}
     for table in tables:
+        method, before = table.get("method"), asked.get("method")
+        if before is not None and method not in (None, before):
+            asked = merge(asked, _preset(method))
         asked = merge(asked, table)
-    method = asked.get("method", "ptm")
+    return DistillConfig.of(merge(_preset(asked.get("method", "ptm")), asked))
+
+
+def _preset(method: object) -> Mapping[str, Any]:
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}; {did_you_mean(str(method), METHODS)}")
-    return DistillConfig.of(merge(METHODS[method], asked))
+    return METHODS[str(method)]
 
 
 def to_json(settings: Settings) -> str:

@@ -58,8 +58,9 @@ class ExpertSettings(Settings):
     """L2 penalty."""
     batch_size: Positive = 128
     """Images a step."""
-    balanced: bool = False
-    """Draw every class equally often, instead of as often as it occurs."""
+    balanced: bool = True
+    """Draw every class equally often, instead of as often as it occurs: rare classes are then learned from the start,
+    where trajectories are matched first."""
     augment: bool = True
     """Train with DSA."""
     zca: bool = False

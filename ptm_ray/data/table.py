@@ -4,6 +4,7 @@ Images are encoded bytes (PNG, JPEG, TIFF), alone or as Hugging Face's {bytes, p
 """
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def read_table(path: Path, size: int) -> Source:
     if table.num_rows == 0:
         raise DataError(f"{path} has no rows; give one for every image")
     labels, names = _labels(table["label"].to_pylist(), path)
+    names = _declared_names(table.schema, len(names)) or names
     squares = [_square(cell, size, f"{path}: the image in row {row}") for row, cell in enumerate(table["image"])]
     images = stack(squares, max(image.shape[2] for image in squares))
     wanted = table["split"].to_pylist() if "split" in table.column_names else ["train"] * len(labels)
@@ -69,6 +71,16 @@ def _labels(values: list[Any], path: Path) -> tuple[np.ndarray, tuple[str, ...]]
         raise DataError(f"{path}: label {odd[0]!r} among others; give names alone, or whole numbers 0, 1, 2, …")
     numbers = as_labels(np.array(values), str(path))
     return numbers, numbered_classes(int(numbers.max()), len(numbers), path.name)
+
+
+def _declared_names(schema: pa.Schema, at_least: int) -> tuple[str, ...]:
+    """Class names as Hugging Face datasets keeps them beside numbered labels; empty where it keeps none."""
+    try:
+        about = json.loads((schema.metadata or {})[b"huggingface"])
+        names = tuple(map(str, about["info"]["features"]["label"]["names"]))
+    except (KeyError, TypeError, json.JSONDecodeError):
+        return ()
+    return names if len(names) >= at_least else ()
 
 
 def _square(cell: pa.Scalar, size: int, where: str) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Scores of predicted probabilities, by torchmetrics."""
 
+import warnings
+
 import torch
 
 from ptm_ray.core.types import Float, Int, Tensor
@@ -13,18 +15,25 @@ def score(probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) 
     """All metrics, fractions in [0, 1]; `recall_<class>` for each class.
 
     Balanced accuracy is the mean recall, AUC the macro mean of one-vs-rest, calibration error the expected one over
-    15 bins. A class that the labels lack counts in none of the means (torchmetrics would count it as 0).
+    15 bins. A class that the labels lack counts in none of the means (torchmetrics would count it as 0). `diverged` is
+    1 for a network whose probabilities are not finite; it is scored as one that tells nothing apart.
     """
     guard()
     # Here and not above: torchmetrics takes seconds to load, and only workers that score need it.
     from torchmetrics.functional import classification as tm
 
     classes = probabilities.shape[1]
+    diverged = not bool(torch.isfinite(probabilities).all())
+    if diverged:
+        probabilities = torch.full_like(probabilities, 1 / classes)
     predicted = probabilities.argmax(1)
     recall = tm.multiclass_recall(predicted, labels, classes, average="none")
     present = torch.bincount(labels, minlength=classes) > 0
     f1 = tm.multiclass_f1_score(predicted, labels, classes, average="none")
-    auc = tm.multiclass_auroc(probabilities, labels, classes, average="none")
+    with warnings.catch_warnings():
+        # It warns of classes that the labels lack; they are left out below.
+        warnings.filterwarnings("ignore", message="No positive samples")
+        auc = tm.multiclass_auroc(probabilities, labels, classes, average="none")
     # torchmetrics gives a probability of exactly 1 (as softmax rounds it) a bin of its own, beside the 15.
     below_one = probabilities.clamp(max=1 - 1e-6)
     found = {
@@ -32,6 +41,7 @@ def score(probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) 
         "balanced_accuracy": recall[present].mean(),
         "macro_f1": f1[present].mean(),
         "auc": auc[present].mean(),
+        "diverged": float(diverged),
         "calibration_error": tm.multiclass_calibration_error(below_one, labels, classes, n_bins=15),
     }
     per_class = {f"recall_{label}": recall[label] for label in range(classes)}

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ptm_ray.core import nets
 from ptm_ray.core.params import Network
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.types import Float, Int, Tensor
@@ -14,13 +13,6 @@ from ptm_ray.evaluation.metrics import score
 from ptm_ray.evaluation.train import TrainRecipe, predict, train
 
 Kind = Literal["synthetic", "random", "full"]
-
-#: Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom (any table of the distribution).
-T_95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 
 
 @dataclass(frozen=True)
@@ -66,13 +58,9 @@ def _summary(values: Sequence[float]) -> dict[str, float | int]:
     mean, n = statistics.fmean(values), len(values)
     if n < 2:
         return {"mean": mean, "std": 0.0, "n": n}
+    # Here and not above: scipy takes a second to load, and workers don't summarise.
+    from scipy.stats import t
+
     std = statistics.stdev(values)
-    quantile = T_95[n - 2] if n - 2 < len(T_95) else 1.96
-    half = quantile * std / math.sqrt(n)
+    half = float(t.ppf(0.975, n - 1)) * std / math.sqrt(n)
     return {"mean": mean, "std": std, "low": mean - half, "high": mean + half, "n": n}
-
-
-def check_networks(names: Sequence[str], channels: int, resolution: int, classes: int) -> None:
-    """Raises `ConfigError` for an architecture that is unknown or needs larger images."""
-    for name in names:
-        nets.build(name, channels=channels, resolution=resolution, classes=classes)

@@ -29,7 +29,10 @@ def refused(*tables):
         ({"schedule": {"end": 3}}, "unknown setting 'schedule.end'; did you mean 'end_min' or 'end_max'"),
         ({"experts": {"snapshot": 3}}, "unknown setting 'experts.snapshot'; did you mean 'snapshots'"),
         ({"method": "pmt"}, "unknown method 'pmt'; did you mean 'ptm'"),
-        ({"schedule": {"kind": "progres"}}, "schedule.kind should be 'progress', 'count' or 'random', got 'progres'"),
+        (
+            {"schedule": {"kind": "progres"}},
+            "unknown schedule.kind 'progres'; did you mean 'progress'? known",
+        ),
         ({"experts": {"lr": 0}}, "experts.lr: Input should be greater than 0, got 0"),
         ({"ipc": 0}, "ipc must be 1 or more, got 0"),
         ({"schedule": {"end_min": 5, "end_max": 3}}, "schedule: end_max 3 lies before end_min 5"),
@@ -146,11 +149,16 @@ def test_a_settings_file_that_can_not_be_used_is_named(tmp_path, name, text, wor
 
 
 def test_the_first_inner_lr_spreads_the_experts_way_over_the_students_steps():
-    evenly = resolve({"experts": {"lr": 0.01, "steps": 400, "snapshots": 20}, "schedule": {"end_min": 4}})
-    assert evenly.first_inner_lr() == pytest.approx(0.01 * (400 * 4 / 20) / 8)
+    evenly = resolve(
+        {
+            "experts": {"lr": 0.01, "steps": 400, "snapshots": 20},
+            "schedule": {"end_min": 4},
+            "student": {"steps_per_snapshot": 2.0},
+        }
+    )
+    assert evenly.inner_lr_guess() == pytest.approx(0.01 * (400 * 4 / 20) / 8)
     heavy = evenly.replace(experts={"momentum": 0.9})
-    assert heavy.first_inner_lr() == pytest.approx(10 * evenly.first_inner_lr())
-    assert evenly.replace(student={"inner_lr": 0.5}).first_inner_lr() == 0.5
+    assert heavy.inner_lr_guess() == pytest.approx(10 * evenly.inner_lr_guess())
 
 
 def test_every_setting_explains_itself():
@@ -162,3 +170,11 @@ def test_every_setting_explains_itself():
     assert NetworkSettings in parts
     assert not [name for part in parts for name in undocumented(part)]
     assert all(part.__doc__ for part in [DistillConfig, *parts])
+
+
+def test_a_table_that_changes_the_method_of_an_earlier_one_brings_its_preset():
+    saved = resolve({"method": "ptm", "student": {"batch_size": 7}})
+    changed = resolve(saved.model_dump(), {"method": "mtt"})
+    assert changed.schedule.kind == "random"
+    assert changed.student.batch_size == 7
+    assert resolve({"student": {"steps_max": 40}}, {"method": "mtt"}).student.steps_max == 40

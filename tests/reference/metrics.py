@@ -41,6 +41,7 @@ def score_by_loops(probabilities, labels):
         "balanced_accuracy": mean(recall, predicted),
         "macro_f1": mean(f1, predicted),
         "auc": mean(auc, probabilities),
+        "diverged": 0.0,
         "calibration_error": calibration_error(probabilities, labels),
         **{f"recall_{label}": recall(predicted, labels, label) for label in classes},
     }
