@@ -182,6 +182,8 @@ class EvaluationSettings(Settings):
     """Networks trained of each."""
     random_draws: Positive = 3
     """Draws of random real images to compare with, each scored by every network and seed."""
+    compare_with: tuple[Literal["random", "full"], ...] = ("random", "full")
+    """What is scored beside the set: random real images of equal number, full data."""
     steps: Positive = 300
     """Update steps on a synthetic set and on random images."""
     full_steps: Positive = 600

@@ -107,7 +107,8 @@ def distill(
             # Nothing was added since the test split was read: it is not read again.
             return DistillResult(folder.set_path, held["scores"], held["cost"])
         arrays = (found["images"], found["labels"])
-        results = _evaluation(problem, actors, arrays, ("synthetic", "random", "full"), watcher)
+        kinds: tuple[Kind, ...] = ("synthetic", *config.evaluation.compare_with)
+        results = _evaluation(problem, actors, arrays, kinds, watcher)
     cost = {
         "experts_s": experts_s,
         "distillation_s": found["elapsed_s"],
