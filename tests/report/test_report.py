@@ -1,0 +1,59 @@
+"""What a person sees: scores as percent, a card that warns, pictures that show the set."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ptm_ray.report.card import started_from
+from ptm_ray.report.figures import curve, grid
+from ptm_ray.report.tables import markdown, recalls
+from ptm_ray.store.artefact import SyntheticSet
+
+NAMES = ["benign", "malignant"]
+SUMMARY = {"mean": 0.8126, "std": 0.0249, "n": 3}
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "calibration_error", "recall_0", "recall_1")
+SCORES = {kind: dict.fromkeys(METRICS, SUMMARY) for kind in ("synthetic", "random", "full")}
+
+
+def painted(ipc=3, channels=3):
+    """Class 0 black, class 1 white."""
+    labels = np.repeat([0, 1], ipc)
+    pixels = np.broadcast_to((255 * labels)[:, None, None, None], (2 * ipc, 8, 8, channels)).astype(np.uint8)
+    recipe = {"dataset": {"class_names": NAMES}}
+    return SyntheticSet(np.zeros((2 * ipc, channels, 8, 8), np.float32), pixels, labels, None, recipe)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_grid_shows_a_row_for_each_class(tmp_path, channels):
+    grid(painted(channels=channels), tmp_path / "grid.png")
+    shown = np.asarray(Image.open(tmp_path / "grid.png").convert("L"))
+    height, width = shown.shape
+    assert (shown[: height // 2] < 10).mean() > 0.25
+    assert (shown[height // 2 + 5 :, width // 2 :] > 245).mean() > 0.9
+
+
+def test_at_most_ten_images_of_a_class_are_shown(tmp_path):
+    for ipc in (10, 40):
+        grid(painted(ipc), tmp_path / f"{ipc}.png")
+    assert Image.open(tmp_path / "10.png").size == Image.open(tmp_path / "40.png").size
+
+
+def test_the_curve_is_drawn_for_a_run_of_one_step_without_overlap(tmp_path):
+    row = {"outer_step": 0, "loss": 0.9, "end": 1, "overlap": None}
+    result = {"rows": [row], "validation": [], "cycles": [], "best_outer_step": 0}
+    curve(result, tmp_path / "curve.png")
+    assert np.asarray(Image.open(tmp_path / "curve.png").convert("L")).std() > 5
+
+
+def test_scores_are_percent_with_their_spread():
+    lines = markdown(SCORES).splitlines()
+    assert len(lines) == 5
+    assert lines[2].startswith("| synthetic | 81.3 ± 2.5 |")
+    assert "| malignant | 81.3 ± 2.5 |" in recalls(SCORES, NAMES)
+
+
+def test_the_card_says_how_the_set_began_and_warns_of_real_images():
+    assert "Warning" in started_from("real")
+    assert "Warning" in started_from("real-resampled")
+    assert "Gaussian noise" in started_from("noise")
+    assert "Warning" not in started_from("noise")
