@@ -3,6 +3,7 @@
 Where a default had to be measured, it was chosen on validation splits, over datasets of different modality together.
 """
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -48,15 +49,15 @@ class ExpertSettings(Settings):
     """Training steps of each."""
     snapshots: Positive = 20
     """Snapshots taken beside the initialisation, evenly over the steps."""
-    spacing: Annotated[float, Field(ge=1, le=4)] = 1.0
+    spacing: Annotated[float, Field(ge=1, le=4)] = 2.0
     """1 spaces snapshots evenly; more makes them denser early, where a network moves most."""
-    lr: Rate = 0.01
+    lr: Rate = 0.05
     """Step size."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """0, as in MTT: the student has none either."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """L2 penalty."""
-    batch_size: Positive = 128
+    batch_size: Positive = 64
     """Images a step."""
     balanced: bool = True
     """Draw every class equally often, instead of as often as it occurs: rare classes are then learned from the start,
@@ -82,8 +83,8 @@ class ScheduleSettings(Settings):
 
     kind: Literal["progress", "count", "random"] = "progress"
     """progress: the end grows as the student learns. count: it grows with the outer steps. random: MTT."""
-    end_min: Positive = 1
-    """First end snapshot."""
+    end_min: Positive = 4
+    """First end snapshot: before it experts know less than a few real images teach."""
     end_max: Positive | None = None
     """Last end snapshot; by default the last that experts have."""
     threshold: Rate = 0.6
@@ -109,11 +110,11 @@ class ScheduleSettings(Settings):
 class StudentSettings(Settings):
     """The student that trains on the synthetic set."""
 
-    steps_per_snapshot: Rate = 2.0
+    steps_per_snapshot: Rate = 1.0
     """Inner steps for each snapshot of the segment, so that longer segments get longer students."""
-    steps_min: Positive = 5
+    steps_min: Positive = 8
     """Fewest inner steps."""
-    steps_max: Positive = 30
+    steps_max: Positive = 20
     """Most inner steps."""
     batch_size: Positive = 32
     """Synthetic images an inner step; a set that is no larger is seen whole."""
@@ -138,8 +139,11 @@ class ImageSettings(Settings):
     class has too few. noise: no image is touched."""
     optimiser: Literal["adam", "sgd"] = "adam"
     """adam: scale-free, so one rate serves all datasets. sgd: MTT's, momentum 0.5, with rates of 100 and more."""
-    lr: Rate = 0.03
-    """Outer lr of the images, in standard deviations of a pixel for adam."""
+    lr: Rate | None = None
+    """Outer lr of the images, in standard deviations of a pixel for adam; by default 0.1 / √ipc: an image among many
+    has less to say in each step, and more of what it shows to keep."""
+    in_range: bool = True
+    """Keep images between black and white, so that eight bits can hold what was learned (not under ZCA)."""
     inner_lr_lr: Rate = 0.02
     """Outer lr of log α."""
     soft_labels: bool = False
@@ -165,7 +169,7 @@ class OverlapSettings(Settings):
     """A cycle begins once the overlap ratio falls below this; real halves have about 1."""
     weight: Rate = 0.05
     """Weight of the overlap ratio beside the matching loss while separating."""
-    look_every: Positive = 20
+    look_every: Positive = 40
     """Outer steps of matching between two looks at the overlap."""
     separate_steps: Positive = 5
     """Outer steps of the separate phase."""
@@ -194,7 +198,7 @@ class EvaluationSettings(Settings):
     """Momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """L2 penalty."""
-    batch_size: Positive = 128
+    batch_size: Positive = 64
     """Images a step; a smaller set is seen whole."""
     validate_every: Positive | None = None
     """Outer steps between two scorings on the validation split, which decide what is kept; by default as many as make
@@ -248,6 +252,11 @@ class DistillConfig(Settings):
     def first_segment_length(self) -> int:
         """Snapshots of the first segment."""
         return self.schedule.length if self.schedule.kind == "random" else self.schedule.end_min
+
+    @property
+    def images_lr(self) -> float:
+        """Outer lr of the images."""
+        return self.images.lr or 0.1 / math.sqrt(self.ipc)
 
     def inner_lr_guess(self) -> float:
         """α such that α · N is the expert's rate × steps over the first segment.

@@ -21,6 +21,9 @@ from ptm_ray.core.unroll import RECOMPUTE, Batch, Gradients, Plan, matching_grad
 #: Inner lr is multiplied by this when an update is skipped: a student that explodes took too long steps.
 BACK_OFF = 0.5
 
+#: Matching losses this near to the best count as equally good when the first inner lr is searched.
+SEARCH_TOLERANCE = 0.1
+
 
 @dataclass(frozen=True)
 class OuterRates:
@@ -54,10 +57,16 @@ class StepMetrics:
 
 
 class Learner:
-    """The synthetic set, its optimiser and its moving average."""
+    """The synthetic set, its optimiser and its moving average.
 
-    def __init__(self, synthetic: Synthetic, rates: OuterRates) -> None:
-        self.synthetic, self.rates = synthetic, rates
+    `bounds` are the normalised values of black and white, (2, channels, 1, 1): no image leaves them, so that what is
+    learned is a picture that a file of eight bits can hold. None where that has no meaning (after ZCA).
+    """
+
+    def __init__(
+        self, synthetic: Synthetic, rates: OuterRates, bounds: Float[Tensor, "2 channels 1 1"] | None = None
+    ) -> None:
+        self.synthetic, self.rates, self._bounds = synthetic, rates, bounds
         groups = [
             {"params": [synthetic.images], "lr": rates.images},
             {"params": [synthetic.log_lr], "lr": rates.inner_lr},
@@ -122,6 +131,8 @@ class Learner:
             (now.label_logits.grad,) = torch.autograd.grad(probabilities, leaf, gradients.labels)
         self.optimiser.step()
         self.optimiser.zero_grad()
+        if self._bounds is not None:
+            torch.clamp(now.images, self._bounds[0], self._bounds[1], out=now.images)
         if moving is not None:
             moved = now.images[moving].clone()
             now.images.copy_(before)
@@ -137,11 +148,12 @@ def search_inner_lr(
     batches: Sequence[Batch],
     guess: float,
 ) -> float:
-    """The inner lr among guess · 2, 1, ½ … 1/64 whose student comes closest to the targets, over some segments.
+    """The largest inner lr among guess · 2, 1, ½ … 1/64 whose student comes about as close to the targets as any.
 
-    Real images that have learned nothing yet often take a far smaller step than the experts' own rate times their
-    steps (on one set of blood cells the guess gave a matching loss of 10): the first hundred updates would go into
-    that alone. Rolling forward costs a fraction of one update. Own design.
+    Images that have learned nothing yet often take a far smaller step than the experts' own rate times their steps
+    (on one set of blood cells the guess gave a matching loss of 10): the first hundred updates would go into that
+    alone. But where they don't help at all, the closest student is one that stands still, and images that move
+    nothing learn nothing: hence the largest of the good ones. Rolling forward costs a fraction of an update. Own design.
     """
     labels = synthetic.labels()
     candidates = [guess * 2.0**-k for k in range(-1, 7)]
@@ -154,7 +166,9 @@ def search_inner_lr(
         mean = sum(losses) / len(losses)
         return mean if math.isfinite(mean) else math.inf
 
-    return min(candidates, key=mean_loss)
+    losses = [mean_loss(lr) for lr in candidates]
+    good_enough = min(losses) + SEARCH_TOLERANCE
+    return next(lr for lr, loss in zip(candidates, losses, strict=True) if loss <= good_enough)
 
 
 def _usable(gradients: Gradients, explode_at: float) -> bool:

@@ -25,6 +25,14 @@ class Whitening:
         x = (x - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
         return x.contiguous() if self.matrix is None else (x.flatten(1) @ self.matrix).view_as(x)
 
+    @property
+    def bounds(self) -> Float[Tensor, "2 channels 1 1"] | None:
+        """Black and white as networks see them; None under ZCA, which mixes pixels."""
+        if self.matrix is not None:
+            return None
+        ends = torch.stack([-self.mean / self.std, (1 - self.mean) / self.std])
+        return ends.view(2, -1, 1, 1)
+
     def backward(self, images: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n height width channels"]:
         """Normalised images as pixels 0–255 (float, unclipped)."""
         x = images if self.inverse is None else (images.flatten(1) @ self.inverse).view_as(images)

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import torch
 
 from ptm_ray.config import DistillConfig
-from ptm_ray.config.models import ImageSettings
 from ptm_ray.core.distill import Learner, OuterRates, outer_step, search_inner_lr
 from ptm_ray.core.overlap import Phase
 from ptm_ray.core.schedule import (
@@ -85,11 +84,12 @@ def make_schedule(problem: Problem) -> Schedule:
     return RandomSegments(start_max, settings.length)
 
 
-def outer_rates(images: ImageSettings) -> OuterRates:
+def outer_rates(config: DistillConfig) -> OuterRates:
     """The step sizes that the settings ask for."""
+    images = config.images
     return OuterRates(
         optimiser=images.optimiser,
-        images=images.lr,
+        images=config.images_lr,
         inner_lr=images.inner_lr_lr,
         labels=images.label_lr,
         ema_decay=images.ema,
@@ -138,7 +138,8 @@ class Distillation:
         self.network = problem.network()
         self.seeds = Seeds(config.seed)
         self.schedule = make_schedule(problem)
-        self.learner = Learner(initial_set(problem, self.seeds), outer_rates(config.images))
+        bounds = problem.whitening.bounds if config.images.in_range else None
+        self.learner = Learner(initial_set(problem, self.seeds), outer_rates(config), bounds)
         self.validate_every = validate_every(config, len(self.learner.synthetic.images))
         self.ops = problem.ops if config.images.augment else ()
         self.step = 0

@@ -108,7 +108,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset_and_the_preset_ove
     defaults, preset = resolve(), resolve({"method": "mtt"})
     file = {"method": "mtt", "schedule": {"length": 4}, "student": {"steps_max": 25}}
     both = resolve(file, {"student": {"steps_max": 30}})
-    assert (defaults.schedule.kind, defaults.student.steps_max, defaults.overlap.enabled) == ("progress", 30, True)
+    assert (defaults.schedule.kind, defaults.student.steps_max, defaults.overlap.enabled) == ("progress", 20, True)
     assert (preset.schedule.kind, preset.student.steps_max, preset.overlap.enabled) == ("random", 20, False)
     assert (both.schedule.kind, both.schedule.length) == ("random", 4)
     assert (both.student.steps_min, both.student.steps_max) == (20, 30)

@@ -80,3 +80,11 @@ def test_real_images_survive_the_round_trip(real_data):
         images = torch.tensor(file["train_images"][:64])
     found = fit(images, zca=False)
     assert torch.equal(found.backward(found.forward(images)).round().byte(), images)
+
+
+def test_the_bounds_are_black_and_white():
+    images = torch.randint(0, 256, (20, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = fit(images)
+    ends = torch.stack([torch.zeros(4, 4, 3), torch.full((4, 4, 3), 255.0)])
+    torch.testing.assert_close(found.bounds.expand(2, 3, 4, 4), found.forward(ends))
+    assert fit(images, zca=True).bounds is None

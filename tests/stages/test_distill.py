@@ -185,3 +185,13 @@ def test_noise_touches_no_image_and_real_images_are_training_images(tmp_path):
         assert (train[labels == label] == image).flatten(1).all(1).any()
     assert abs(float(noise.learner.synthetic.images.mean())) < 0.1
     assert not (train[:, None] == noise.learner.synthetic.images[None]).flatten(2).all(2).any()
+
+
+def test_images_stay_between_black_and_white_unless_told_otherwise(tmp_path):
+    for in_range in (True, False):
+        problem = small_problem(images={"lr": 1.0, "in_range": in_range})
+        run = distillation(problem, tmp_path / str(in_range), ScriptedScorer(0.5))
+        list(run.run())
+        low, high = problem.whitening.bounds
+        images = run.learner.synthetic.images
+        assert bool(((images >= low) & (images <= high)).all()) is in_range
