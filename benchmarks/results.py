@@ -3,8 +3,8 @@
     python -m benchmarks.results --data-root FOLDER --out runs/results
 
 Every distillation runs on one core, its scoring on the validation split included, and shares its dataset's experts with
-all of its method. As many run at once as there are cores. A cell that is finished is not run again, so that the command can be
-stopped and given again; `results.json` and `results.md` are written anew after each.
+all of its method. As many run at once as there are cores. A cell that is finished is not run again, so that the command
+can be stopped and given again; `results.json` and `results.md` are written anew after each.
 """
 
 import argparse

@@ -153,7 +153,7 @@ def search_inner_lr(
     Images that have learned nothing yet often take a far smaller step than the experts' own rate times their steps
     (on one set of blood cells the guess gave a matching loss of 10): the first hundred updates would go into that
     alone. But where they don't help at all, the closest student is one that stands still, and images that move
-    nothing learn nothing: hence the largest of the good ones. Rolling forward costs a fraction of an update. Own design.
+    nothing learn nothing: hence the largest of the good ones. Rolling forward costs a fraction of an update.
     """
     labels = synthetic.labels()
     candidates = [guess * 2.0**-k for k in range(-1, 7)]

@@ -158,11 +158,12 @@ def _history(
 
 
 def _experts(problem: Problem, problem_ref: Any, actors: list[Any], root: Path, watcher: Watcher) -> TrajectoryBuffer:
-    count, per_expert = problem.experts.count, problem.experts.snapshots + 1
+    settings, epochs = problem.experts, problem.epochs()[-1]
 
-    def show(made: int, wanted: int) -> None:
-        done = count - (wanted - made) / per_expert
-        watcher.update("experts", done, count, f"{int(done)} of {count} trained")
+    def show(done: int, wanted: int) -> None:
+        trained = settings.count - (wanted - done) / settings.steps
+        words = f"{int(trained)} of {settings.count} trained, {done / settings.steps * epochs:.0f} epochs"
+        watcher.update("experts", trained, settings.count, words)
 
     return fill_buffer(problem, problem_ref, actors, root, show)
 

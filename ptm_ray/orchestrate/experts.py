@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 #: An expert whose worker died is tried again this often, on a new worker.
 TRIES = 3
-#: Called at the start and after every snapshot with the number of snapshots made and wanted.
+#: Called at the start and after every snapshot with the training steps done and wanted, over all missing experts.
 Progress = Callable[[int, int], None]
 
 
@@ -42,8 +42,7 @@ def fill_buffer(
     refs: dict[int, list[Any]] = {}
     for expert in set(range(count)) - set(missing):
         refs[expert] = [ray.put(vector) for vector in store.read(expert).theta]
-    progress(0, len(missing) * per_expert)
-    run = _Run(problem_ref, workers, experts_root, progress, len(missing) * per_expert)
+    run = _Run(problem, problem_ref, workers, experts_root, progress)
     refs.update(run.train(missing))
     return TrajectoryBuffer(store, tuple(tuple(refs[expert]) for expert in range(count)))
 
@@ -52,10 +51,11 @@ class _Run:
     """One pass over the missing experts: a queue, and one stream of snapshots for each busy worker."""
 
     def __init__(
-        self, problem_ref: Any, workers: list[Any], experts_root: Path, progress: Progress, wanted: int
+        self, problem: Problem, problem_ref: Any, workers: list[Any], experts_root: Path, progress: Progress
     ) -> None:
         self._problem_ref, self._workers, self._root = problem_ref, workers, str(experts_root)
-        self._progress, self._made, self._wanted = progress, 0, wanted
+        self._snapshot_steps = problem.snapshot_steps()
+        self._progress, self._finished, self._wanted = progress, 0, 0
         self._queue: deque[int] = deque()
         self._failed: dict[int, int] = {}
         self._refs: dict[int, list[Any]] = {}
@@ -64,6 +64,8 @@ class _Run:
     def train(self, experts: list[int]) -> dict[int, list[Any]]:
         """Snapshot references of these experts."""
         self._queue.extend(experts)
+        self._wanted = len(experts) * self._snapshot_steps[-1]
+        self._progress(0, self._wanted)
         for slot in range(len(self._workers)):
             self._start(slot)
         while self._streams:
@@ -87,8 +89,13 @@ class _Run:
             del self._streams[stream]
             self._finish(slot, expert)
             return
-        self._made += 1
-        self._progress(self._made, self._wanted)
+        under_way = sum(self._steps_done(expert) for _, expert in self._streams.values())
+        self._progress(self._finished + under_way, self._wanted)
+
+    def _steps_done(self, expert: int) -> int:
+        """As its snapshots say; a failed stream ends with a reference of its own, to the error."""
+        snapshots = min(len(self._refs[expert]), len(self._snapshot_steps))
+        return self._snapshot_steps[snapshots - 1] if snapshots else 0
 
     def _finish(self, slot: int, expert: int) -> None:
         """The stream has ended; its last reference says whether well."""
@@ -99,11 +106,13 @@ class _Run:
             raise cause or WorkerFailed(f"expert {expert} failed: {error}") from error
         except RayActorError as error:
             self._retry(slot, expert, error)
+        else:
+            self._finished += self._snapshot_steps[-1]
         self._start(slot)
 
     def _retry(self, slot: int, expert: int, error: RayActorError) -> None:
         self._failed[expert] = self._failed.get(expert, 0) + 1
-        self._made -= len(self._refs.pop(expert))
+        del self._refs[expert]
         if self._failed[expert] >= TRIES:
             raise WorkerFailed(f"the worker of expert {expert} died {TRIES} times; last: {error}") from error
         log.warning("the worker of expert %s died; training it again", expert)

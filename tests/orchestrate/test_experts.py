@@ -17,7 +17,7 @@ from tests.small import small_problem
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def filled(problem, root, workers=2, watch=lambda made, wanted: None):
+def filled(problem, root, workers=2, watch=lambda done, wanted: None):
     ref = ray.put(problem)
     return fill_buffer(problem, ref, start_workers(ref, workers), root, watch)
 
@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     """Three experts, and the progress that was reported."""
     root, seen = tmp_path_factory.mktemp("experts"), []
     problem = small_problem(experts={"count": 3})
-    buffer = filled(problem, root, watch=lambda made, wanted: seen.append((made, wanted)))
+    buffer = filled(problem, root, watch=lambda done, wanted: seen.append((done, wanted)))
     return problem, root, buffer, seen
 
 
@@ -39,10 +39,13 @@ def test_experts_on_ray_are_those_trained_in_one_process(trained):
             np.testing.assert_array_equal(buffer.vector(expert, snapshot), vector)
 
 
-def test_progress_counts_every_snapshot(trained):
-    _, _, _, seen = trained
-    assert [made for made, _ in seen] == list(range(19))
-    assert {wanted for _, wanted in seen} == {18}
+def test_progress_counts_training_steps_up_to_all_of_them(trained):
+    problem, _, _, seen = trained
+    done = [done for done, _ in seen]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 3 * problem.experts.steps)
+    assert {wanted for _, wanted in seen} == {3 * problem.experts.steps}
+    assert len(done) == 1 + 3 * (problem.experts.snapshots + 1)
 
 
 def test_snapshots_are_read_from_the_store_without_a_copy(trained):
@@ -56,8 +59,8 @@ def test_the_same_settings_train_nothing_again_and_more_experts_only_those_missi
     files = {path: path.stat().st_mtime_ns for path in buffer.store.folder.glob("*.arrow")}
     more = small_problem(experts={"count": 4})
     seen = []
-    again = filled(more, root, watch=lambda made, wanted: seen.append(wanted))
-    assert set(seen) == {problem.experts.snapshots + 1}
+    again = filled(more, root, watch=lambda done, wanted: seen.append(wanted))
+    assert set(seen) == {problem.experts.steps}
     assert {path: path.stat().st_mtime_ns for path in files} == files
     np.testing.assert_array_equal(again.vector(2, 5), buffer.vector(2, 5))
 
@@ -68,8 +71,8 @@ def test_a_damaged_expert_alone_is_trained_again(trained, caplog):
     before = path.read_bytes()
     path.write_bytes(before[: len(before) // 2])
     seen = []
-    filled(problem, root, watch=lambda made, wanted: seen.append(wanted))
-    assert set(seen) == {problem.experts.snapshots + 1}
+    filled(problem, root, watch=lambda done, wanted: seen.append(wanted))
+    assert set(seen) == {problem.experts.steps}
     assert path.read_bytes() == before
     assert "expert-0001" in caplog.text
 
@@ -80,8 +83,8 @@ def test_an_expert_whose_worker_is_killed_is_trained_again(tmp_path):
     workers = start_workers(ref, 2)
     victims = [ray.get(workers[0].process_id.remote())]
 
-    def kill_once(made, wanted):
-        if made == 2 and victims:
+    def kill_once(done, wanted):
+        if done and victims:
             os.kill(victims.pop(), signal.SIGKILL)
 
     buffer = fill_buffer(problem, ref, workers, tmp_path, kill_once)
