@@ -148,7 +148,7 @@ def search_inner_lr(
     batches: Sequence[Batch],
     guess: float,
 ) -> float:
-    """The largest inner lr among guess · 2, 1, ½ … 1/64 whose student comes about as close to the targets as any.
+    """The largest inner lr among guess · 2, 1, ½ … 1/16 whose student comes about as close to the targets as any.
 
     Images that have learned nothing yet often take a far smaller step than the experts' own rate times their steps
     (on one set of blood cells the guess gave a matching loss of 10): the first hundred updates would go into that
@@ -156,7 +156,7 @@ def search_inner_lr(
     nothing learn nothing: hence the largest of the good ones. Rolling forward costs a fraction of an update.
     """
     labels = synthetic.labels()
-    candidates = [guess * 2.0**-k for k in range(-1, 7)]
+    candidates = [guess * 2.0**-k for k in range(-1, 5)]
 
     def mean_loss(lr: float) -> float:
         losses = [

@@ -1,0 +1,87 @@
+"""One outer step: what it updates, what it skips, where the inner lr begins."""
+
+import math
+
+import pytest
+import torch
+
+from ptm_ray.core import nets
+from ptm_ray.core.distill import BACK_OFF, SEARCH_TOLERANCE, Learner, OuterRates, outer_step, search_inner_lr
+from ptm_ray.core.seeds import Seeds
+from ptm_ray.core.synthetic import from_noise, inner_batches
+from ptm_ray.core.unroll import matching_gradients
+
+RATES = OuterRates("adam", 0.1, 0.02, 0.01, 0.0, 5.0)
+
+
+@pytest.fixture
+def case():
+    """A network, a set, batches, and a target that the set's own student reaches with inner lr 0.05."""
+    draw = Seeds(0).stream("test")
+    network = nets.build("convnet", channels=1, resolution=8, classes=2, width=4, depth=1, norm="instance")
+    synthetic = from_noise((1, 8, 8), 2, 2, 0.05, draw)
+    start = network.init(draw)
+    batches = inner_batches(4, 4, 5, (), draw)
+    theta = start
+    for _ in batches:
+        leaf = theta.detach().requires_grad_()
+        loss = torch.nn.functional.cross_entropy(network.logits(leaf, synthetic.images), synthetic.classes)
+        theta = leaf.detach() - 0.05 * torch.autograd.grad(loss, leaf)[0]
+    return network, synthetic, start, theta, batches
+
+
+def test_a_student_that_is_the_target_has_no_loss(case):
+    network, synthetic, start, target, batches = case
+    found = matching_gradients(network, start, target, synthetic.images, synthetic.labels(), synthetic.log_lr, batches)
+    assert float(found.loss) < 1e-9
+
+
+def test_the_first_inner_lr_is_the_largest_that_is_about_as_good_as_the_best(case):
+    network, synthetic, start, target, batches = case
+    guess = 0.4
+    found = search_inner_lr(network, synthetic, [(start, target)], batches, guess)
+    losses = {}
+    for k in range(-1, 5):
+        lr = guess * 2.0**-k
+        log_lr = torch.tensor(lr).log()
+        gradients = matching_gradients(network, start, target, synthetic.images, synthetic.labels(), log_lr, batches)
+        losses[lr] = float(gradients.loss)
+    good = [lr for lr, loss in losses.items() if loss <= min(losses.values()) + SEARCH_TOLERANCE]
+    assert found == max(good)
+    assert 0.04 < found < 0.07
+
+
+def test_where_images_don_t_help_the_student_still_moves_a_little(case):
+    network, synthetic, start, target, batches = case
+    away = start - (target - start)
+    found = search_inner_lr(network, synthetic, [(start, away)], batches, 0.4)
+    assert found == 0.4 / 16
+
+
+def test_the_loss_falls_over_outer_steps(case):
+    network, synthetic, start, target, batches = case
+    target = start + 3 * (target - start)
+    learner = Learner(synthetic, RATES)
+    losses = [outer_step(network, learner, start, target, batches).loss for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("spoil", [math.nan, math.inf, 40.0])
+def test_an_update_that_exploded_is_skipped_and_the_inner_lr_backs_off(case, spoil):
+    network, synthetic, start, target, batches = case
+    synthetic.log_lr.fill_(math.log(spoil) if spoil != math.inf else math.inf)
+    before = synthetic.images.clone(), float(synthetic.log_lr)
+    metrics = outer_step(network, Learner(synthetic, RATES), start, target, batches)
+    assert metrics.skipped
+    assert torch.equal(synthetic.images, before[0])
+    if math.isfinite(before[1]):
+        assert float(synthetic.log_lr) == pytest.approx(before[1] + math.log(BACK_OFF))
+
+
+def test_images_that_stand_still_are_not_touched(case):
+    network, synthetic, start, target, batches = case
+    before = synthetic.images.clone()
+    moving = torch.tensor([0, 3])
+    outer_step(network, Learner(synthetic, RATES), start, 2 * target - start, batches, moving=moving)
+    changed = (synthetic.images != before).flatten(1).any(1)
+    assert changed.tolist() == [True, False, False, True]
