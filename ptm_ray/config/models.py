@@ -51,7 +51,7 @@ class ExpertSettings(Settings):
     """Snapshots taken beside the initialisation, evenly over the steps."""
     spacing: Annotated[float, Field(ge=1, le=4)] = 2.0
     """1 spaces snapshots evenly; more makes them denser early, where a network moves most."""
-    lr: Rate = 0.05
+    lr: Rate = 0.03
     """Step size."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """0, as in MTT: the student has none either."""
@@ -83,13 +83,13 @@ class ScheduleSettings(Settings):
 
     kind: Literal["progress", "count", "random"] = "progress"
     """progress: the end grows as the student learns. count: it grows with the outer steps. random: MTT."""
-    end_min: Positive = 4
-    """First end snapshot: before it experts know less than a few real images teach."""
+    end_min: Positive | None = None
+    """First end snapshot; by default half of the last: before it experts know less than a few real images teach."""
     end_max: Positive | None = None
     """Last end snapshot; by default the last that experts have."""
     threshold: Rate = 0.6
     """progress: the end moves on once the smoothed matching loss is below this."""
-    patience: Positive = 30
+    patience: Positive = 15
     """progress: … or after this many outer steps at one end."""
     growth: Positive = 200
     """count: outer steps over which the end grows."""
@@ -102,7 +102,7 @@ class ScheduleSettings(Settings):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.end_max is not None and self.end_max < self.end_min:
+        if self.end_max is not None and self.end_min is not None and self.end_max < self.end_min:
             raise ValueError(f"end_max {self.end_max} lies before end_min {self.end_min}")
         return self
 
@@ -144,7 +144,7 @@ class ImageSettings(Settings):
     has less to say in each step, and more of what it shows to keep."""
     in_range: bool = True
     """Keep images between black and white, so that eight bits can hold what was learned (not under ZCA)."""
-    inner_lr_lr: Rate = 0.02
+    inner_lr_lr: Rate = 0.05
     """Outer lr of log α."""
     soft_labels: bool = False
     """Learn the labels too, from one-hot ones."""
@@ -251,7 +251,17 @@ class DistillConfig(Settings):
     @property
     def first_segment_length(self) -> int:
         """Snapshots of the first segment."""
-        return self.schedule.length if self.schedule.kind == "random" else self.schedule.end_min
+        return self.schedule.length if self.schedule.kind == "random" else self.end_min
+
+    @property
+    def end_max(self) -> int:
+        """Last end snapshot."""
+        return self.schedule.end_max or self.experts.snapshots
+
+    @property
+    def end_min(self) -> int:
+        """First end snapshot."""
+        return self.schedule.end_min or max(1, self.end_max // 2)
 
     @property
     def images_lr(self) -> float:

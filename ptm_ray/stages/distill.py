@@ -74,12 +74,12 @@ class Row:
 
 def make_schedule(problem: Problem) -> Schedule:
     """The schedule that the settings describe."""
-    settings, last = problem.config.schedule, problem.experts.snapshots
-    end_max = settings.end_max or last
+    config, settings = problem.config, problem.config.schedule
     if settings.kind == "progress":
-        return ByProgress(settings.end_min, end_max, settings.threshold, settings.patience)
+        return ByProgress(config.end_min, config.end_max, settings.threshold, settings.patience)
     if settings.kind == "count":
-        return ByCount(settings.end_min, end_max, settings.growth, settings.shape)
+        return ByCount(config.end_min, config.end_max, settings.growth, settings.shape)
+    last = config.experts.snapshots
     start_max = settings.start_max if settings.start_max is not None else last - settings.length
     return RandomSegments(start_max, settings.length)
 

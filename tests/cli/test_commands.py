@@ -24,6 +24,8 @@ depth = 2
 count = 2
 steps = 10
 snapshots = 5
+[schedule]
+end_min = 1
 [student]
 steps_min = 2
 steps_max = 3

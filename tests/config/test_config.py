@@ -109,9 +109,9 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset_and_the_preset_ove
     file = {"method": "mtt", "schedule": {"length": 4}, "student": {"steps_max": 25}}
     both = resolve(file, {"student": {"steps_max": 30}})
     assert (defaults.schedule.kind, defaults.student.steps_max, defaults.overlap.enabled) == ("progress", 20, True)
-    assert (preset.schedule.kind, preset.student.steps_max, preset.overlap.enabled) == ("random", 20, False)
+    assert (preset.schedule.kind, preset.student.steps_max, preset.overlap.enabled) == ("random", 10, False)
     assert (both.schedule.kind, both.schedule.length) == ("random", 4)
-    assert (both.student.steps_min, both.student.steps_max) == (20, 30)
+    assert (both.student.steps_min, both.student.steps_max) == (10, 30)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -151,7 +151,7 @@ def test_a_settings_file_that_can_not_be_used_is_named(tmp_path, name, text, wor
 def test_the_first_inner_lr_spreads_the_experts_way_over_the_students_steps():
     evenly = resolve(
         {
-            "experts": {"lr": 0.01, "steps": 400, "snapshots": 20},
+            "experts": {"lr": 0.01, "steps": 400, "snapshots": 20, "spacing": 1.0},
             "schedule": {"end_min": 4},
             "student": {"steps_per_snapshot": 2.0},
         }
