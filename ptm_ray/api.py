@@ -112,7 +112,7 @@ def evaluate(
     if isinstance(made, SyntheticSet):
         # Its own recipe decides network, whitening and augmentation, so that it is scored as it was made.
         own = made.recipe["config"]
-        asked = {key: own[key] for key in ("data", "size", "network", "experts", "images", "evaluation")}
+        asked = {key: own[key] for key in ("data", "size", "mirror", "network", "experts", "images", "evaluation")}
     evaluation = {**asked.get("evaluation", {}), "networks": networks, "seeds": seeds}
     config = _config(data, None, merge({**asked, "evaluation": evaluation}, settings))
     try:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from ptm_ray.cli.flags import Settings, Where, base_config, parse
+from ptm_ray.cli.flags import SaysDefault, Settings, Where, base_config, parse
 from ptm_ray.errors import ConfigError
 
 ABOUT = """Real images in, an evaluated and shareable synthetic set out.
@@ -21,9 +22,9 @@ on when the same command is given again.
 class Distill(Where):
     """Flags of `distill`."""
 
-    out: Path | None = None
+    out: Annotated[Path | None, SaysDefault] = None
     """Folder of the run: the set, its card and picture, curves, scores (default: runs/DATA-ipcIPC-METHOD-SEED)."""
-    budget_minutes: float | None = None
+    budget_minutes: Annotated[float | None, SaysDefault] = None
     """Wall time of the distillation itself, after the experts (default: until all outer steps are done)."""
     settings: Settings = None  # type: ignore[assignment]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ptm_ray.cli.flags import parse
+from ptm_ray.cli.flags import SaysDefault, Switch, parse
 
 ABOUT = "Says what this machine has: versions, cores, memory, GPUs, Ray, and where datasets and experts are found."
 PACKAGES = ("ptm-ray", "torch", "ray", "medmnist", "numpy", "pyarrow", "torchmetrics")
@@ -19,9 +19,9 @@ PACKAGES = ("ptm-ray", "torch", "ray", "medmnist", "numpy", "pyarrow", "torchmet
 class Doctor:
     """Flags of `doctor`."""
 
-    data_root: Path | None = None
+    data_root: Annotated[Path | None, SaysDefault] = None
     """Folder that is searched for MedMNIST's files, before their own."""
-    json: bool = False
+    json: Switch = False
     """Print one JSON object as the last line of standard output."""
 
 

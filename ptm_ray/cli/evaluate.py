@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from ptm_ray.cli.flags import parse
+from ptm_ray.cli.flags import SaysDefault, Switch, parse
 from ptm_ray.errors import ConfigError
 
 ABOUT = """Trains fresh networks on a synthetic set and scores them on the dataset's test split, beside the same for
@@ -23,17 +23,17 @@ class Evaluate:
 
     set: Annotated[Path, tyro.conf.Positional]
     """Folder of a set (or of its run); or another's: npz, class folders, or a table."""
-    data: str | None = None
+    data: Annotated[str | None, SaysDefault] = None
     """Dataset to score on, as for distill (default: the one that the set was made from)."""
     networks: str = "convnet"
     """Architectures, with commas: convnet, resnet18, resnet18_bn, vgg11, alexnet, vit."""
     seeds: int = 3
     """Networks of each architecture."""
-    data_root: Path | None = None
+    data_root: Annotated[Path | None, SaysDefault] = None
     """Folder that is searched for MedMNIST's files, before their own."""
-    workers: int | None = None
+    workers: Annotated[int | None, SaysDefault] = None
     """One-CPU workers (default: one for every CPU that Ray has)."""
-    json: bool = False
+    json: Switch = False
     """Print one JSON object as the last line of standard output."""
 
 

@@ -18,6 +18,11 @@ from ptm_ray.errors import ConfigError
 
 T = TypeVar("T")
 
+#: A flag whose text says itself what happens without it.
+SaysDefault = tyro.conf.arg(help_behavior_hint="")
+#: A switch that is off unless given.
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, SaysDefault]
+
 #: Settings whose flags stand at the top: `--ipc`, `--schedule.kind`.
 Settings = Annotated[DistillConfig, tyro.conf.arg(name="")]
 
@@ -26,15 +31,15 @@ Settings = Annotated[DistillConfig, tyro.conf.arg(name="")]
 class Where:
     """Where and with what a command runs; none of it changes the result."""
 
-    config: Path | None = None
+    config: Annotated[Path | None, SaysDefault] = None
     """Settings from a TOML file, or from a saved run's JSON; flags win over it."""
-    experts_dir: Path | None = None
+    experts_dir: Annotated[Path | None, SaysDefault] = None
     """Where expert trajectories are kept and found again (default: the user's cache folder)."""
-    data_root: Path | None = None
+    data_root: Annotated[Path | None, SaysDefault] = None
     """Folder that is searched for MedMNIST's files, before their own."""
-    workers: int | None = None
+    workers: Annotated[int | None, SaysDefault] = None
     """One-CPU workers (default: one for every CPU that Ray has)."""
-    json: bool = False
+    json: Switch = False
     """Print one JSON object as the last line of standard output."""
 
 
@@ -71,7 +76,6 @@ def parse(kind: type[T], argv: Sequence[str], default: T, command: str, about: s
                 default=default,
                 prog=f"ptm-ray {command}",
                 description=about,
-                config=(tyro.conf.FlagCreatePairsOff,),
             )
     except ValidationError as error:
         raise ConfigError(validation_line(DistillConfig, error)) from None

@@ -48,7 +48,7 @@ class ExpertSettings(Settings):
     steps: Positive = 400
     """Training steps of each."""
     snapshots: Positive = 20
-    """Snapshots taken beside the initialisation, evenly over the steps."""
+    """Snapshots taken beside the initialisation."""
     spacing: Annotated[float, Field(ge=1, le=4)] = 2.0
     """1 spaces snapshots evenly; more makes them denser early, where a network moves most."""
     lr: Rate = 0.03
@@ -216,6 +216,8 @@ class DistillConfig(Settings):
     """Dataset: cellphantom, a MedMNIST 2D flag, or the path of an npz, a folder of class folders, or a table."""
     size: Positive | None = None
     """Resolution in pixels, where the source offers several."""
+    mirror: bool | None = None
+    """Whether augmentation may mirror images; by default unless left and right are known to differ (as in X-rays)."""
     ipc: int = 10
     """Synthetic images per class."""
     method: Literal["ptm", "mtt"] = "ptm"

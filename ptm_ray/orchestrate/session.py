@@ -1,6 +1,7 @@
 """Connecting to Ray: the cluster that is there, or a local one of our own. Importing this starts nothing."""
 
 import contextlib
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -50,7 +51,14 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False)
         else:
             _private_token()
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+            # Its greeting and its word on tokens are for those who run a cluster; errors still come through.
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except ConnectionError as error:
         raise WorkerFailed(f"no Ray cluster answers at {address} ({error}); check RAY_ADDRESS, or unset it") from error
     try:

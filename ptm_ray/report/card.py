@@ -15,7 +15,7 @@ for step in range({steps}):
     opt.zero_grad()
     torch.nn.functional.cross_entropy(net(images), labels).backward()
     opt.step()
-# New images must be normalised as the set was: (pixels / 255 - mean) / std, see recipe.json.
+predicted = net(torch.tensor(s.normalise(pixels))).argmax(1)  # pixels: (n, height, width[, 3]) uint8 of your own
 ```"""
 
 

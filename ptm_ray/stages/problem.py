@@ -34,8 +34,11 @@ class Problem:
 
     @property
     def ops(self) -> tuple[str, ...]:
-        """DSA's ops for this dataset."""
-        return self.dataset.augmentation
+        """DSA's ops for this dataset, with or without the mirror where the settings insist."""
+        ops, mirror = self.dataset.augmentation, self.config.mirror
+        if mirror is None or mirror == ("flip" in ops):
+            return ops
+        return ("flip", *ops) if mirror else tuple(op for op in ops if op != "flip")
 
     def network(self, name: str = "convnet") -> Network:
         """An architecture for these images; `convnet` is the matching network, with its width and depth."""

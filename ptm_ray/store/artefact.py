@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
 
+from ptm_ray.core.whitening import Whitening
 from ptm_ray.errors import StoreError
 from ptm_ray.store import atomic
 
@@ -26,7 +28,8 @@ class SyntheticSet:
 
     `images` (n, channels, height, width) float32, normalised: exactly what was learned. `pixels` (n, height, width,
     channels) uint8: the same for the eye. `labels` (n,) int64. `soft_labels` (n, classes) or None. `recipe`: all that
-    is needed to train on it (normalisation, inner lr, augmentation, network, seeds, settings, versions).
+    is needed to train on it (normalisation, inner lr, augmentation, network, seeds, settings, versions). `zca`: the
+    whitening matrix over whole images, where the recipe's normalisation has one.
     """
 
     images: Floats
@@ -34,6 +37,19 @@ class SyntheticSet:
     labels: npt.NDArray[np.int64]
     soft_labels: Floats | None
     recipe: dict[str, Any]
+    zca: Floats | None = None
+
+    def normalise(self, pixels: npt.NDArray[np.uint8]) -> Floats:
+        """Images of one's own, (n, height, width[, channels]) uint8, as networks trained on this set must see them.
+
+        Returns (n, channels, height, width) float32.
+        """
+        known = self.recipe["normalisation"]
+        mean, std = torch.tensor(known["mean"]), torch.tensor(known["std"])
+        stored = torch.tensor(pixels[..., None] if pixels.ndim == 3 else pixels)
+        matrix = None if self.zca is None else torch.tensor(self.zca)
+        normalised: Floats = Whitening(mean, std, matrix).forward(stored).numpy()
+        return normalised
 
     @property
     def class_names(self) -> list[str]:
@@ -41,7 +57,7 @@ class SyntheticSet:
         return names
 
     def save(self, folder: Path) -> None:
-        """Writes `synthetic.parquet`, `synthetic.npz` and `recipe.json`."""
+        """Writes `synthetic.parquet`, `synthetic.npz`, `recipe.json`, and `zca.npy` where there is a matrix."""
         with atomic.replacing(folder / "synthetic.parquet") as temporary:
             pq.write_table(self._table(), temporary, compression="zstd")
         labels = self.labels[:, None].astype(np.uint8)
@@ -52,6 +68,9 @@ class SyntheticSet:
                 train_labels=labels,
                 class_names=np.array(self.class_names),
             )
+        if self.zca is not None:
+            with atomic.replacing(folder / "zca.npy") as temporary, temporary.open("wb") as file:
+                np.save(file, self.zca, allow_pickle=False)
         atomic.write_text(folder / "recipe.json", json.dumps({"format": FORMAT, **self.recipe}, indent=2))
 
     @classmethod
@@ -67,12 +86,13 @@ class SyntheticSet:
             pixels = np.stack(png).reshape(len(images), shape[1], shape[2], shape[0])
             labels = np.array(table["label"].to_pylist(), dtype=np.int64)
             soft = np.array(table["soft_label"].to_pylist(), dtype=np.float32) if recipe["soft_labels"] else None
+            zca = np.load(folder / "zca.npy", allow_pickle=False) if recipe["normalisation"]["zca"] else None
         except FileNotFoundError as error:
             raise StoreError(f"{folder} is no synthetic set: {error.filename or error} is missing") from None
         except (pa.ArrowInvalid, KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
             raise StoreError(f"{folder} is a damaged synthetic set ({type(error).__name__}: {error})") from error
         recipe.pop("format", None)
-        return cls(images, pixels, labels, soft, recipe)
+        return cls(images, pixels, labels, soft, recipe, zca)
 
     def _squeezed(self) -> npt.NDArray[np.uint8]:
         """MedMNIST's shape: no channel axis for grayscale."""

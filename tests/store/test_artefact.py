@@ -5,7 +5,9 @@ import json
 import datasets
 import numpy as np
 import pytest
+import torch
 
+from ptm_ray.core.whitening import fit
 from ptm_ray.data.load import load_training_images
 from ptm_ray.errors import StoreError
 from ptm_ray.store.artefact import SyntheticSet
@@ -13,14 +15,21 @@ from ptm_ray.store.artefact import SyntheticSet
 NAMES = ["basophil", "monocyte", "platelet"]
 
 
-def made(channels=3, soft=False):
+def made(channels=3, soft=False, zca=None):
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 2)
     pixels = draw.integers(0, 256, (6, 12, 12, channels), dtype=np.uint8)
     images = draw.normal(size=(6, channels, 12, 12)).astype(np.float32)
     weights = draw.random((6, 3)).astype(np.float32)
-    recipe = {"shape": [channels, 12, 12], "soft_labels": soft, "dataset": {"class_names": NAMES}, "inner_lr": 0.02}
-    return SyntheticSet(images, pixels, labels, weights / weights.sum(1, keepdims=True) if soft else None, recipe)
+    recipe = {
+        "shape": [channels, 12, 12],
+        "soft_labels": soft,
+        "dataset": {"class_names": NAMES},
+        "inner_lr": 0.02,
+        "normalisation": {"mean": [0.5] * channels, "std": [0.25] * channels, "zca": zca is not None},
+    }
+    soft_labels = weights / weights.sum(1, keepdims=True) if soft else None
+    return SyntheticSet(images, pixels, labels, soft_labels, recipe, zca)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -83,3 +92,20 @@ def test_a_missing_or_damaged_file_is_named(tmp_path, name):
 def test_the_recipe_is_plain_json(tmp_path):
     made().save(tmp_path)
     assert json.loads((tmp_path / "recipe.json").read_text())["inner_lr"] == 0.02
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_ones_own_are_normalised_as_the_set_was(tmp_path, channels):
+    pixels = made(channels).pixels
+    ours = made(channels).normalise(pixels[..., 0] if channels == 1 else pixels)
+    np.testing.assert_allclose(ours, (pixels.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25, rtol=1e-5, atol=1e-6)
+
+
+def test_a_whitening_matrix_travels_with_the_set(tmp_path):
+    images = torch.tensor(made().pixels)
+    known = fit(images, zca=True)
+    saved = made(zca=known.matrix.numpy())
+    saved.recipe["normalisation"].update(mean=known.mean.tolist(), std=known.std.tolist())
+    saved.save(tmp_path)
+    read = SyntheticSet.load(tmp_path)
+    np.testing.assert_allclose(read.normalise(saved.pixels), known.forward(images).numpy(), rtol=1e-5, atol=1e-5)
