@@ -1,6 +1,7 @@
 """Training one expert: what an expert actor does."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from ptm_ray.core.expert import train_expert
 from ptm_ray.core.seeds import Seeds
@@ -46,8 +47,6 @@ class ExpertTrainer:
         store.write(Trajectory(expert, tuple(vectors), self._problem.epochs()))
 
 
-def store_of(problem: Problem, root: object) -> TrajectoryStore:
+def store_of(problem: Problem, root: str | Path) -> TrajectoryStore:
     """The trajectory store of a problem's experts below `root`."""
-    from pathlib import Path
-
-    return TrajectoryStore(Path(str(root)), problem.expert_identity(), problem.network().num_params)
+    return TrajectoryStore(Path(root), problem.expert_identity(), problem.network().num_params)
