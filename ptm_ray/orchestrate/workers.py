@@ -97,23 +97,33 @@ class Worker:
 class RemoteScorer:
     """Scores candidates on other workers while the distillation goes on."""
 
+    #: Candidates that may wait at each worker. A distillation that outran its scorers would owe them, at the end, more
+    #: time than its budget has; so it waits for them as it goes.
+    QUEUE_LENGTH = 2
+
     def __init__(self, evaluators: list[Any]) -> None:
         self._evaluators = evaluators
         self._pending: dict[Any, int] = {}
+        self._scored: list[tuple[int, float]] = []
 
     def submit(self, tag: int, candidate: Synthetic) -> None:
-        """Hands a candidate to the workers in turn."""
+        """Hands a candidate to the workers in turn; waits while all of them have enough to do."""
+        while len(self._pending) >= self.QUEUE_LENGTH * len(self._evaluators):
+            self._take(num_returns=1, timeout=None)
         arrays = (candidate.images.numpy(), candidate.labels().numpy())
         worker = self._evaluators[tag % len(self._evaluators)]
         self._pending[worker.validate.remote(arrays)] = tag
 
     def collect(self, wait: bool) -> list[tuple[int, float]]:
         """Scores that have arrived; all of them, where told to wait."""
-        if not self._pending:
-            return []
-        timeout = None if wait else 0
-        done, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=timeout)
-        return [(self._pending.pop(ref), ray.get(ref)) for ref in done]
+        if self._pending:
+            self._take(num_returns=len(self._pending), timeout=None if wait else 0)
+        scored, self._scored = self._scored, []
+        return scored
+
+    def _take(self, num_returns: int, timeout: float | None) -> None:
+        done, _ = ray.wait(list(self._pending), num_returns=num_returns, timeout=timeout)
+        self._scored += [(self._pending.pop(ref), ray.get(ref)) for ref in done]
 
 
 def _tensors(arrays: Arrays | None) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -83,7 +83,7 @@ def test_distill_ends_with_one_json_line_and_exit_code_0(distilled, folder):
 def test_progress_goes_to_standard_error_and_the_scores_to_standard_output(distilled):
     assert "balanced accuracy" in distilled.stdout
     assert "picture" in distilled.stdout
-    assert "trained" not in distilled.stdout
+    assert "evaluating" not in distilled.stdout
     assert "evaluating" in distilled.stderr
     assert "Traceback" not in distilled.stderr
 
