@@ -3,13 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/cellphantom
-# Small enough for a first look: few experts, half a minute of matching, few evaluation networks.
-FIRST := --experts.count 4 --experts.steps 200 --evaluation.seeds 2 --evaluation.random-draws 2 --evaluation.full-steps 300
 
 .PHONY: distill test lint results clean
 
 distill: $(VENV)/.installed
-	$(BIN)/ptm-ray distill --data cellphantom --ipc 2 --seed 0 --budget-minutes 0.5 --out $(OUT) $(FIRST)
+	$(BIN)/ptm-ray distill --data cellphantom --config tune_configs/first.toml --seed 0 --budget-minutes 0.5 --out $(OUT)
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest

@@ -8,7 +8,7 @@ import numpy as np
 
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.base import merge
-from ptm_ray.config.files import resolve
+from ptm_ray.config.files import read_table, resolve
 from ptm_ray.data import MedicalDataset, load_dataset
 from ptm_ray.data.load import load_training_images
 from ptm_ray.errors import DataError
@@ -20,6 +20,8 @@ from ptm_ray.store.artefact import SyntheticSet
 __all__ = ["DistillResult", "SyntheticSet", "distill", "evaluate", "load_dataset", "train_experts"]
 
 Data = str | Path | MedicalDataset
+#: Settings, or a TOML file of them; those given by name win over both.
+Config = DistillConfig | str | Path
 
 
 def default_experts_dir() -> Path:
@@ -34,17 +36,18 @@ def _dataset(data: Data, config: DistillConfig, data_root: str | Path | None) ->
     return load_dataset(data, size=config.size, data_root=data_root)
 
 
-def _config(data: Data | None, config: DistillConfig | None, settings: dict[str, Any]) -> DistillConfig:
+def _config(data: Data | None, config: Config | None, settings: dict[str, Any]) -> DistillConfig:
     name = {} if data is None else {"data": data.name if isinstance(data, MedicalDataset) else str(data)}
-    if config is not None:
-        return resolve(config.model_dump(), {**name, **settings})
-    return resolve(name, settings)
+    if config is None:
+        return resolve(name, settings)
+    table = config.model_dump() if isinstance(config, DistillConfig) else read_table(Path(config))
+    return resolve(table, {**name, **settings})
 
 
 def train_experts(
     data: Data | None = None,
     *,
-    config: DistillConfig | None = None,
+    config: Config | None = None,
     experts_dir: str | Path | None = None,
     data_root: str | Path | None = None,
     workers: int | None = None,
@@ -65,7 +68,7 @@ def distill(
     data: Data | None = None,
     *,
     out: str | Path,
-    config: DistillConfig | None = None,
+    config: Config | None = None,
     budget_minutes: float | None = None,
     experts_dir: str | Path | None = None,
     data_root: str | Path | None = None,

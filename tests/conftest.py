@@ -35,13 +35,14 @@ def ray_cluster():
 
 @pytest.fixture(scope="session")
 def wait_until():
-    """Waits for a condition, asking again and again; fails after the limit."""
+    """Waits for a condition, asking again and again, and returns what it said; fails after the limit."""
 
     def wait(condition, limit_s):
         deadline = time.monotonic() + limit_s
-        while not condition():
+        while not (said := condition()):
             assert time.monotonic() < deadline, f"still not so after {limit_s} s"
             time.sleep(0.2)
+        return said
 
     return wait
 
