@@ -111,32 +111,23 @@ def evaluate(
     table, whose training images are taken as the set. Returns {"scores": …, "by_network": …}.
     """
     made = _load_set(synthetic)
-    asked: dict[str, Any] = {}
+    # Its own recipe decides network, whitening and augmentation, so that a set of ours is scored as it was made.
+    own = made.recipe["config"] if isinstance(made, SyntheticSet) else {}
+    asked = {key: own[key] for key in own.keys() & _SCORED_AS_MADE}
+    scoring = {**asked.get("evaluation", {}), "networks": networks, "seeds": seeds}
+    config = _config(data, None, merge({**asked, "evaluation": scoring}, settings))
+    dataset = _dataset_of_set(data, config, data_root)
     if isinstance(made, SyntheticSet):
-        # Its own recipe decides network, whitening and augmentation, so that it is scored as it was made.
-        own = made.recipe["config"]
-        asked = {key: own[key] for key in ("data", "size", "mirror", "network", "experts", "images", "evaluation")}
-    evaluation = {**asked.get("evaluation", {}), "networks": networks, "seeds": seeds}
-    config = _config(data, None, merge({**asked, "evaluation": evaluation}, settings))
-    try:
-        dataset = _dataset(data or config.data, config, data_root)
-    except DataError as error:
-        if data is not None:
-            raise
-        # A set carries the name of its dataset but no path: where files lie is nobody else's business.
-        message = f"the set was made from {config.data!r}, which is no dataset by name; pass --data NAME_OR_PATH"
-        raise DataError(message) from error
-    if isinstance(made, SyntheticSet):
-        labels, names = made.labels, tuple(made.class_names)
+        images, labels, names, soft = made.images, made.labels, tuple(made.class_names), made.soft_labels
     else:
         split, names = load_training_images(made, config.size)
-        labels = split.labels
+        images, labels, soft = None, split.labels, None
     if len(names) != dataset.num_classes:
         raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")
     ipc = max(1, int(np.bincount(labels).max()))
     problem = Problem(dataset, config.replace(ipc=ipc, images={"init": "noise"})).check()
-    images = made.images if isinstance(made, SyntheticSet) else problem.normalise(split.images)
-    soft = made.soft_labels if isinstance(made, SyntheticSet) else None
+    if images is None:
+        images = problem.normalise(split.images)
     if images.shape[1:] != (dataset.channels, dataset.resolution, dataset.resolution):
         raise DataError(
             f"the set's images are {images.shape[1:]}, those of {dataset.name} "
@@ -145,6 +136,22 @@ def evaluate(
     probabilities = np.eye(dataset.num_classes, dtype=np.float32)[labels] if soft is None else soft
     overall, each = on_ray.evaluate(problem, images, probabilities, workers=workers, watcher=watcher)
     return {"scores": overall, "by_network": each}
+
+
+#: What of a set's settings decides how it is scored.
+_SCORED_AS_MADE = {"data", "size", "mirror", "network", "experts", "images", "evaluation"}
+
+
+def _dataset_of_set(data: Data | None, config: DistillConfig, data_root: str | Path | None) -> MedicalDataset:
+    """The dataset that a set is scored on."""
+    try:
+        return _dataset(data or config.data, config, data_root)
+    except DataError as error:
+        if data is not None:
+            raise
+        # A set carries the name of its dataset but no path: where files lie is nobody else's business.
+        message = f"the set was made from {config.data!r}, which is no dataset by name; pass --data NAME_OR_PATH"
+        raise DataError(message) from error
 
 
 def _load_set(synthetic: SyntheticSet | str | Path) -> SyntheticSet | Path:
