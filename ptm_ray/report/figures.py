@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ptm_ray.store.artefact import SyntheticSet
 
@@ -17,7 +19,10 @@ def grid(made: SyntheticSet, path: Path) -> None:
     """One row per class, its name beside it; up to ten images each, every pixel drawn as a square."""
     names = made.class_names
     columns = min(COLUMNS, int(np.bincount(made.labels).max()))
-    figure = Figure(figsize=(columns * 0.9 + 1.8, len(names) * 0.9 + 0.2), dpi=120)
+    # Inches: a picture with the space around it, and a margin as wide as the longest name at nine points.
+    cell, margin = 0.95, 0.15 + 0.08 * max(map(len, names))
+    width, height = margin + columns * cell, len(names) * cell
+    figure = Figure(figsize=(width, height), dpi=120)
     axes = figure.subplots(len(names), columns, squeeze=False)
     for label, name in enumerate(names):
         rows = np.flatnonzero(made.labels == label)[:columns]
@@ -27,22 +32,23 @@ def grid(made: SyntheticSet, path: Path) -> None:
             if column < len(rows):
                 picture = made.pixels[rows[column]]
                 axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes[label][0].text(-0.15, 0.5, name, transform=axes[label][0].transAxes, ha="right", va="center", fontsize=9)
-    figure.subplots_adjust(
-        left=1.6 / (columns * 0.9 + 1.8), right=0.99, top=0.98, bottom=0.02, wspace=0.06, hspace=0.06
-    )
+        axes[label][0].text(-0.08, 0.5, name, transform=axes[label][0].transAxes, ha="right", va="center", fontsize=9)
+    figure.subplots_adjust(left=margin / width, right=1, top=1, bottom=0, wspace=0.06, hspace=0.06)
     FigureCanvasAgg(figure).print_png(str(path))
 
 
 def curve(result: dict[str, Any], path: Path) -> None:
-    """Matching loss, validation accuracy, end snapshot and overlap ratio over the outer steps."""
+    """Matching loss, validation accuracy, end snapshot and, where it was looked at, overlap over the outer steps."""
     rows = result["rows"]
     steps = [row["outer_step"] for row in rows]
-    figure = Figure(figsize=(7.5, 8), dpi=120)
-    loss, validation, end, overlap = figure.subplots(4, 1, sharex=True)
+    looked = [(row["outer_step"], row["overlap"]) for row in rows if row["overlap"] is not None]
+    panels = 4 if looked else 3
+    figure = Figure(figsize=(7.5, 2 * panels), dpi=120)
+    axes = figure.subplots(panels, 1, sharex=True)
+    loss, validation, end = axes[:3]
     loss.plot(steps, [row["loss"] for row in rows], linewidth=0.8)
     loss.axhline(1, color="grey", linewidth=0.6, linestyle=":")
-    loss.set_ylabel("matching loss")
+    loss.set_ylabel("matching loss\n(1 = no progress)")
     loss.set_ylim(bottom=0, top=max(1.2, min(3, max([row["loss"] for row in rows], default=1))))
     scored = sorted((point["outer_step"], point["balanced_accuracy"]) for point in result["validation"])
     validation.plot([s for s, _ in scored], [v for _, v in scored], marker=".", linewidth=0.8)
@@ -50,16 +56,25 @@ def curve(result: dict[str, Any], path: Path) -> None:
     validation.set_ylabel("validation\nbalanced accuracy")
     validation.legend(loc="lower right", fontsize=8, frameon=False)
     end.step(steps, [row["end"] for row in rows], where="post", linewidth=0.8)
+    end.yaxis.set_major_locator(MaxNLocator(integer=True))
     end.set_ylabel("end snapshot")
-    looked = [(row["outer_step"], row["overlap"]) for row in rows if row["overlap"] is not None]
-    overlap.plot([s for s, _ in looked], [v for _, v in looked], marker=".", linewidth=0.8)
-    overlap.axhline(1, color="grey", linewidth=0.6, linestyle=":")
-    for cycle in result["cycles"]:
-        overlap.axvline(cycle["outer_step"], color="tab:red" if cycle["undone"] else "tab:green", linewidth=0.5)
-    overlap.set_ylabel("overlap ratio\n(1 = as real)")
-    overlap.set_xlabel("outer step")
-    for axis in (loss, validation, end, overlap):
+    if looked:
+        _overlap(axes[3], looked, result["cycles"])
+    axes[-1].set_xlabel("outer step")
+    for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
     figure.tight_layout()
     FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _overlap(axis: Axes, looked: list[tuple[int, float]], cycles: list[dict[str, Any]]) -> None:
+    """The overlap ratio, with a line where each cycle ended."""
+    axis.plot([s for s, _ in looked], [v for _, v in looked], marker=".", linewidth=0.8)
+    axis.axhline(1, color="grey", linewidth=0.6, linestyle=":")
+    for undone, colour, words in ((False, "tab:green", "cycle kept"), (True, "tab:red", "cycle undone")):
+        for number, cycle in enumerate(c for c in cycles if c["undone"] == undone):
+            axis.axvline(cycle["outer_step"], color=colour, linewidth=0.5, label=words if number == 0 else None)
+    if cycles:
+        axis.legend(loc="lower right", fontsize=8, frameon=False)
+    axis.set_ylabel("overlap ratio\n(1 = as real)")
