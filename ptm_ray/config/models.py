@@ -134,9 +134,10 @@ class StudentSettings(Settings):
 class ImageSettings(Settings):
     """The synthetic images, their labels and how they are updated."""
 
-    init: Literal["real", "real-resampled", "noise"] = "real"
-    """real: random training images (these can be recognised in the result). real-resampled: with replacement, where a
-    class has too few. noise: no image is touched."""
+    init: Literal["herding", "real", "real-resampled", "noise"] = "herding"
+    """herding: the training images that stand for their class best in an expert's features. real: random ones.
+    real-resampled: random with replacement, where a class has too few. All of these can be recognised in the result.
+    noise: no image is touched."""
     optimiser: Literal["adam", "sgd"] = "adam"
     """adam: scale-free, so one rate serves all datasets. sgd: MTT's, momentum 0.5, with rates of 100 and more."""
     lr: Rate | None = None
@@ -165,11 +166,11 @@ class OverlapSettings(Settings):
 
     enabled: bool = True
     """Needs two images per class."""
-    threshold: Rate = 0.8
+    threshold: Rate = 0.9
     """A cycle begins once the overlap ratio falls below this; real halves have about 1."""
     weight: Rate = 0.05
     """Weight of the overlap ratio beside the matching loss while separating."""
-    look_every: Positive = 40
+    look_every: Positive = 20
     """Outer steps of matching between two looks at the overlap."""
     separate_steps: Positive = 5
     """Outer steps of the separate phase."""

@@ -34,6 +34,15 @@ def class_rows(labels: Int[Tensor, " n"], label: int) -> Int[Tensor, " rows"]:
     return torch.nonzero(labels == label).flatten()
 
 
+def require_enough(name: str, count: int, ipc: int) -> None:
+    """Raises `NotEnoughImages` where a class has fewer real images than are asked for."""
+    if count < ipc:
+        raise NotEnoughImages(
+            f"class {name!r} has {count} training images, ipc is {ipc}; lower --ipc, "
+            "or use --images.init noise or real-resampled"
+        )
+
+
 def balanced_rows(
     labels: Int[Tensor, " n"],
     ipc: int,
@@ -49,11 +58,8 @@ def balanced_rows(
     chosen = []
     for label, name in enumerate(names):
         rows = class_rows(labels, label)
-        if len(rows) < ipc and not replacement:
-            raise NotEnoughImages(
-                f"class {name!r} has {len(rows)} training images, ipc is {ipc}; "
-                "lower ipc, or use init 'noise' or init 'real-resampled'"
-            )
+        if not replacement:
+            require_enough(name, len(rows), ipc)
         if len(rows) < ipc:
             order = torch.randint(len(rows), (ipc,), generator=generator)
         else:
@@ -65,16 +71,12 @@ def balanced_rows(
 def from_real(
     images: Float[Tensor, "real channels height width"],
     labels: Int[Tensor, " real"],
-    ipc: int,
-    names: Sequence[str],
+    rows: Int[Tensor, " chosen"],
+    num_classes: int,
     lr: float,
-    generator: torch.Generator,
-    *,
-    replacement: bool = False,
 ) -> Synthetic:
-    """Starts from random real images; what they show can be recognised in the result."""
-    rows = balanced_rows(labels, ipc, names, generator, replacement=replacement)
-    return Synthetic(images[rows].clone(), labels[rows].clone(), torch.tensor(lr).log(), len(names))
+    """Starts from these real images; what they show can be recognised in the result."""
+    return Synthetic(images[rows].clone(), labels[rows].clone(), torch.tensor(lr).log(), num_classes)
 
 
 def from_noise(

@@ -14,6 +14,7 @@ import torch
 
 from ptm_ray.config import DistillConfig
 from ptm_ray.core.distill import Learner, OuterRates, outer_step, search_inner_lr
+from ptm_ray.core.herding import herded_rows
 from ptm_ray.core.overlap import Phase
 from ptm_ray.core.schedule import (
     ByCount,
@@ -25,7 +26,7 @@ from ptm_ray.core.schedule import (
     student_steps,
 )
 from ptm_ray.core.seeds import Seeds
-from ptm_ray.core.synthetic import Synthetic, from_noise, from_real, inner_batches
+from ptm_ray.core.synthetic import Synthetic, balanced_rows, from_noise, from_real, inner_batches
 from ptm_ray.core.trajectory import Vector
 from ptm_ray.core.unroll import Batch, Plan, plan_for
 from ptm_ray.errors import DivergedError
@@ -97,17 +98,23 @@ def outer_rates(config: DistillConfig) -> OuterRates:
     )
 
 
-def initial_set(problem: Problem, seeds: Seeds) -> Synthetic:
-    """The synthetic set before the first update."""
+def initial_set(problem: Problem, trajectories: TrajectorySource, seeds: Seeds) -> Synthetic:
+    """The synthetic set before the first update. Herding asks the last snapshot of a drawn expert."""
     config, data = problem.config, problem.dataset
     lr, draw = config.student.inner_lr or config.inner_lr_guess(), seeds.stream("initial images")
     if config.images.init == "noise":
         shape = (data.channels, data.resolution, data.resolution)
         synthetic = from_noise(shape, data.num_classes, config.ipc, lr, draw)
     else:
-        resample = config.images.init == "real-resampled"
         images, labels = problem.tensors("train")
-        synthetic = from_real(images, labels, config.ipc, data.class_names, lr, draw, replacement=resample)
+        if config.images.init == "herding":
+            expert = int(torch.randint(trajectories.num_experts, (), generator=draw))
+            theta = torch.from_numpy(trajectories.vector(expert, config.experts.snapshots).copy())
+            rows = herded_rows(problem.network(), theta, images, labels, config.ipc, data.class_names, draw)
+        else:
+            resample = config.images.init == "real-resampled"
+            rows = balanced_rows(labels, config.ipc, data.class_names, draw, replacement=resample)
+        synthetic = from_real(images, labels, rows, data.num_classes, lr)
     if config.images.soft_labels:
         # Softened enough that the gradient of the softmax is not lost in rounding, sharp enough to stay the label.
         synthetic.label_logits = 5.0 * torch.nn.functional.one_hot(synthetic.classes, data.num_classes).float()
@@ -133,13 +140,13 @@ class Distillation:
     """A distillation under way. `run` is the loop; everything it needs to go on is in `state_dict`."""
 
     def __init__(self, problem: Problem, trajectories: TrajectorySource, scorer: Scorer, folder: RunFolder) -> None:
-        config = problem.config
+        started, config = time.monotonic(), problem.config
         self.problem, self.trajectories, self.folder = problem, trajectories, folder
         self.network = problem.network()
         self.seeds = Seeds(config.seed)
         self.schedule = make_schedule(problem)
         bounds = problem.whitening.bounds if config.images.in_range else None
-        self.learner = Learner(initial_set(problem, self.seeds), outer_rates(config), bounds)
+        self.learner = Learner(initial_set(problem, trajectories, self.seeds), outer_rates(config), bounds)
         self.validate_every = validate_every(config, len(self.learner.synthetic.images))
         self.ops = problem.ops if config.images.augment else ()
         self.step = 0
@@ -155,8 +162,10 @@ class Distillation:
         saved = folder.load_checkpoint()
         if saved is not None:
             self.load_state_dict(saved)
-        elif config.student.inner_lr is None:
+            return
+        if config.student.inner_lr is None:
             self.learner.synthetic.log_lr.copy_(self._searched_log_lr())
+        self.elapsed_s = time.monotonic() - started
 
     @property
     def cycles(self) -> list[CycleRow]:

@@ -12,10 +12,11 @@ from ptm_ray.config import DistillConfig
 from ptm_ray.config.models import ExpertSettings
 from ptm_ray.core import nets, whitening
 from ptm_ray.core.params import Network
+from ptm_ray.core.synthetic import require_enough
 from ptm_ray.core.trajectory import snapshot_steps
 from ptm_ray.core.types import Float, Int, Tensor
 from ptm_ray.data import MedicalDataset
-from ptm_ray.errors import ConfigError, NotEnoughImages
+from ptm_ray.errors import ConfigError
 
 #: ZCA's matrix has (pixels · channels)² numbers; at 64 pixels RGB that is 600 MB, above it out of reach.
 ZCA_LARGEST = 64
@@ -94,12 +95,8 @@ class Problem:
             raise ConfigError(
                 f"ZCA of {data.resolution}-pixel images is too large (at most {ZCA_LARGEST}); set experts.zca to false"
             )
-        if config.images.init == "real":
+        if config.images.init in ("herding", "real"):
             counts = np.bincount(data.train.labels, minlength=data.num_classes)
             for name, count in zip(data.class_names, counts, strict=True):
-                if count < config.ipc:
-                    raise NotEnoughImages(
-                        f"class {name!r} has {count} training images, ipc is {config.ipc}; "
-                        "lower --ipc, or use --images.init noise or real-resampled"
-                    )
+                require_enough(name, int(count), config.ipc)
         return self

@@ -27,7 +27,7 @@ def real(counts=(9, 5, 12)):
 
 def test_real_initialisation_takes_distinct_images_of_each_class_in_order():
     images, labels = real()
-    made = from_real(images, labels, 4, NAMES, 0.05, generator())
+    made = from_real(images, labels, balanced_rows(labels, 4, NAMES, generator()), 3, 0.05)
     rows = made.images[:, 0, 0, 0].long()
     assert made.classes.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert torch.equal(labels[rows], made.classes)
@@ -37,7 +37,7 @@ def test_real_initialisation_takes_distinct_images_of_each_class_in_order():
 
 def test_learning_the_set_leaves_the_real_images_alone():
     images, labels = real()
-    made = from_real(images, labels, 2, NAMES, 0.05, generator())
+    made = from_real(images, labels, balanced_rows(labels, 2, NAMES, generator()), 3, 0.05)
     made.images.zero_()
     assert torch.equal(images, real()[0])
 
@@ -50,11 +50,11 @@ def test_another_seed_takes_other_images_and_the_same_seed_the_same():
 
 
 def test_a_class_with_too_few_images_is_named_with_its_number_and_the_ways_out():
-    images, labels = real()
+    _, labels = real()
     with pytest.raises(NotEnoughImages) as caught:
-        from_real(images, labels, 6, NAMES, 0.05, generator())
+        balanced_rows(labels, 6, NAMES, generator())
     assert str(caught.value) == (
-        "class 'basophil' has 5 training images, ipc is 6; lower ipc, or use init 'noise' or init 'real-resampled'"
+        "class 'basophil' has 5 training images, ipc is 6; lower --ipc, or use --images.init noise or real-resampled"
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptm_ray.core.nets.layers import norm_layer
+from ptm_ray.core.nets.pooling import avg_pool
 
 POOLINGS = ("avg", "max")
 
@@ -28,6 +29,10 @@ def max_depth(resolution: int) -> int:
     while resolution // 2 ** (depth + 1) >= 1:
         depth += 1
     return depth
+
+
+def _max_pool(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, 2)
 
 
 class ConvNet(nn.Module):
@@ -51,14 +56,14 @@ class ConvNet(nn.Module):
             nn.Conv2d(a, b, 3, padding=1, bias=norm == "none") for a, b in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(norm_layer(norm, width) for _ in range(depth))
-        self._pool = F.avg_pool2d if pooling == "avg" else F.max_pool2d
+        self._pool = avg_pool if pooling == "avg" else _max_pool
         self.classifier = nn.Linear(width * (resolution // 2**depth) ** 2, classes)
 
     def features(self, images: Tensor) -> Tensor:
         """(batch, width · (resolution / 2^depth)²)"""
         x = images
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = self._pool(torch.relu(norm(conv(x))), 2)
+            x = self._pool(torch.relu(norm(conv(x))))
         return x.flatten(1)
 
     def head(self, features: Tensor) -> Tensor:
