@@ -213,7 +213,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"PTM over random at ipc 1: {mean_points(found, 'ptm', 'random', 1)}; over all cells: "
         f"{mean_points(found, 'ptm', 'random')}. PTM over MTT: {mean_points(found, 'ptm', 'mtt')}.",
         "",
-        "| dataset, ipc 10, three times the budget | without mitigation | with mitigation | cycles kept | overlap of those |",
+        "| ipc 10, three times the budget | without mitigation | with mitigation | cycles kept | overlap of those |",
         "|---|---|---|---|---|",
     ]
     for row in found["cells"]:
@@ -224,9 +224,8 @@ def markdown(found: dict[str, Any]) -> str:
                 f"{statistics.fmean(c[key] for c in kept):.2f}" for key in ("overlap_before", "overlap_after") if kept
             )
             shown = [percent(row, name) for name in ("ptm-long-without-mitigation", "ptm-long")]
-            lines.append(
-                f"| {row['dataset']} | " + " | ".join([*shown, f"{len(kept)} of {len(cycles)}", ratios]) + " |"
-            )
+            shown += [f"{len(kept)} of {len(cycles)}", ratios]
+            lines.append(f"| {row['dataset']} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
 
