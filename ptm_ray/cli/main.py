@@ -1,5 +1,6 @@
 """`ptm-ray COMMAND …`: finds the command, turns errors into one clear line and an exit code."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -47,7 +48,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """The console script. Exit code 2: bad input; 1: a failure while working; 130: interrupted."""
+    """The console script. Exit code 2: bad input; 1: a failure while working; 130: interrupted; 141: nobody reads."""
     try:
         run(sys.argv[1:])
     except WorkerFailed as error:
@@ -58,3 +59,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("ptm-ray: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # The reader has seen enough, as `head` has; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

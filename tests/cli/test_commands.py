@@ -177,3 +177,10 @@ def test_help_names_every_command(folder):
     said = ptm_ray("--help", cwd=folder).stdout
     for command in ("distill", "experts", "evaluate", "doctor"):
         assert command in said
+
+
+def test_a_reader_that_has_seen_enough_of_the_help_hears_no_complaint(folder):
+    piped = f"{COMMAND} distill --help | head -n 1"
+    said = subprocess.run(piped, shell=True, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert said.stdout.startswith("usage: ptm-ray distill")
+    assert said.stderr == ""
