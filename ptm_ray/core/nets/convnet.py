@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ptm_ray.core.nets.blocks import avg_pool, norm_relu_pool
 from ptm_ray.core.nets.layers import norm_layer
-from ptm_ray.core.nets.pooling import avg_pool
 
 POOLINGS = ("avg", "max")
 
@@ -57,14 +57,21 @@ class ConvNet(nn.Module):
         )
         self.norms = nn.ModuleList(norm_layer(norm, width) for _ in range(depth))
         self._pool = avg_pool if pooling == "avg" else _max_pool
+        self._fused = norm == "instance" and pooling == "avg"
         self.classifier = nn.Linear(width * (resolution // 2**depth) ** 2, classes)
 
     def features(self, images: Tensor) -> Tensor:
         """(batch, width · (resolution / 2^depth)²)"""
         x = images
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = self._pool(torch.relu(norm(conv(x))))
+            x = self._after(conv(x), norm)
         return x.flatten(1)
+
+    def _after(self, x: Tensor, norm: nn.Module) -> Tensor:
+        if self._fused:
+            assert isinstance(norm, nn.GroupNorm)
+            return norm_relu_pool(x, norm.weight, norm.bias, norm.eps)
+        return self._pool(torch.relu(norm(x)))
 
     def head(self, features: Tensor) -> Tensor:
         """(batch, classes)"""

@@ -1,0 +1,68 @@
+"""Pooling, and norm → ReLU → pooling as one: values and derivatives against the framework's, in float64."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ptm_ray.core.nets.blocks import avg_pool, norm_relu_pool
+
+SIZES = [(8, 8), (7, 7), (7, 4), (3, 2)]
+
+
+def draw(*shape, seed=0):
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return values.requires_grad_()
+
+
+def derivatives(function, leaves):
+    """The value, its gradients, and the gradients of a function that depends on each of these in its own way."""
+    value = function(*leaves)
+    first = torch.autograd.grad(value.sin().sum(), leaves, create_graph=True)
+    weights = [torch.cos(torch.arange(grad.numel(), dtype=grad.dtype)).view_as(grad) for grad in first]
+    mixed = sum((weight * grad + grad.square()).sum() for weight, grad in zip(weights, first, strict=True))
+    return [value, *first, *torch.autograd.grad(mixed, leaves)]
+
+
+def same(ours, theirs):
+    for mine, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_average_pooling_is_the_frameworks(size):
+    x = draw(2, 3, *size)
+    same(derivatives(avg_pool, [x]), derivatives(lambda images: F.avg_pool2d(images, 2), [x]))
+
+
+def slow_block(x, weight, bias):
+    """The formula, spelled out map by map."""
+    mean, variance = x.mean((2, 3), keepdim=True), x.var((2, 3), correction=0, keepdim=True)
+    scaled = weight.view(1, -1, 1, 1) * (x - mean) / (variance + 1e-5).sqrt() + bias.view(1, -1, 1, 1)
+    return F.avg_pool2d(scaled.clamp_min(0), 2)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_norm_relu_pool_and_both_derivatives_are_those_of_its_formula(size):
+    leaves = [draw(3, 4, *size), draw(4, seed=1), draw(4, seed=2)]
+    same(derivatives(norm_relu_pool, leaves), derivatives(slow_block, leaves))
+
+
+def test_the_scale_and_shift_of_maps_far_from_zero_hold_too():
+    x = (5 + 0.01 * draw(2, 3, 6, 6).detach()).requires_grad_()
+    leaves = [x, draw(3, seed=1), draw(3, seed=2)]
+    for mine, expected in zip(derivatives(norm_relu_pool, leaves), derivatives(slow_block, leaves), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-8, atol=1e-8 * float(expected.detach().abs().max()))
+
+
+def test_the_derivatives_hold_by_finite_differences():
+    x, weight, bias = draw(1, 2, 5, 4), draw(2, seed=1), draw(2, seed=2)
+    for function, leaves in ((avg_pool, (x,)), (norm_relu_pool, (x, weight, bias))):
+        assert torch.autograd.gradcheck(lambda *inputs, f=function: f(*inputs).sin(), leaves)
+        assert torch.autograd.gradgradcheck(lambda *inputs, f=function: f(*inputs).sin(), leaves)
+
+
+def test_a_third_derivative_is_refused_rather_than_wrong():
+    x, weight, bias = draw(1, 2, 4, 4), draw(2, seed=1), draw(2, seed=2)
+    (first,) = torch.autograd.grad(norm_relu_pool(x, weight, bias).sin().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="twice, not three times"):
+        torch.autograd.grad(first.square().sum(), x, create_graph=True)
