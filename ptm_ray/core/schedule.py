@@ -1,8 +1,8 @@
 """Segment schedules: which part of a trajectory the student imitates at an outer step.
 
 A schedule is a frozen description; what moves is a `Progress`, which the caller keeps and checkpoints. `ByCount` and
-`ByProgress` are PTM: the start stays at snapshot 0 and the end grows. `RandomSegments` is MTT: a fixed length at a random
-place.
+`ByProgress` are PTM: the start stays at snapshot 0 and the end grows. `RandomSegments` is MTT: a fixed length at a
+random place.
 """
 
 import math
