@@ -53,8 +53,8 @@ VARIANTS = {
     "ptm": Variant({"method": "ptm"}),
     "mtt": Variant({"method": "mtt"}),
     "ptm-from-noise": Variant({"method": "ptm", "images": {"init": "noise"}}),
-    "ptm-long": Variant({"method": "ptm"}, budget=3.0),
-    "ptm-long-without-mitigation": Variant(WITHOUT_MITIGATION, budget=3.0),
+    "ptm-long": Variant({"method": "ptm"}, budget=2.0),
+    "ptm-long-without-mitigation": Variant(WITHOUT_MITIGATION, budget=2.0),
 }
 
 
@@ -238,7 +238,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"PTM over random at ipc 1: {mean_points(found, 'ptm', 'random', 1)}; over all cells: "
         f"{mean_points(found, 'ptm', 'random')}. PTM over MTT: {mean_points(found, 'ptm', 'mtt')}.",
         "",
-        "| ipc 10, three times the budget | without mitigation | with mitigation | cycles kept | overlap of those |",
+        "| ipc 10, twice the budget | without mitigation | with mitigation | cycles kept | overlap of those |",
         "|---|---|---|---|---|",
     ]
     for row in found["cells"]:
