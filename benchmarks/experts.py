@@ -16,13 +16,13 @@ from ptm_ray.orchestrate.workers import start_workers
 from ptm_ray.stages.problem import Problem
 
 EXPERTS = 4
-ROUNDS = 3
+ROUNDS = 2
 
 
 def main() -> None:
     import ray
 
-    problem = Problem(cellphantom(), resolve({"experts": {"count": EXPERTS, "steps": 60, "snapshots": 10}}))
+    problem = Problem(cellphantom(), resolve({"experts": {"count": EXPERTS, "steps": 150, "snapshots": 20}}))
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with connected(2), tempfile.TemporaryDirectory() as scratch:
         problem_ref = ray.put(problem)
