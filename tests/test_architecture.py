@@ -88,7 +88,7 @@ from pathlib import Path
 from tests.small import small_problem
 from tests.stages.test_distill import distillation
 run = distillation(small_problem(outer_steps=2), Path({str(tmp_path)!r}))
-print(len(list(run.run())), run.selection.best.score > 0)
+print(len(list(run.run())), run.selection.kept.score > 0)
 """
     said = run_python(code)
     assert said.stdout.split() == ["2", "True"], said.stderr

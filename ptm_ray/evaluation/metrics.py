@@ -11,6 +11,17 @@ from ptm_ray.data.torchvision_guard import guard
 NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "calibration_error")
 
 
+def _telling_nothing_if_diverged(probabilities: Tensor) -> tuple[Tensor, bool]:
+    diverged = not bool(torch.isfinite(probabilities).all())
+    return (torch.full_like(probabilities, 1 / probabilities.shape[1]) if diverged else probabilities), diverged
+
+
+def hits(probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """1 for every image whose likeliest class is its own, 0 for the others."""
+    predicted = _telling_nothing_if_diverged(probabilities)[0].argmax(1)
+    return (predicted == labels).float()
+
+
 def score(probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> dict[str, float]:
     """All metrics, fractions in [0, 1]; `recall_<class>` for each class.
 
@@ -23,9 +34,7 @@ def score(probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) 
     from torchmetrics.functional import classification as tm
 
     classes = probabilities.shape[1]
-    diverged = not bool(torch.isfinite(probabilities).all())
-    if diverged:
-        probabilities = torch.full_like(probabilities, 1 / classes)
+    probabilities, diverged = _telling_nothing_if_diverged(probabilities)
     predicted = probabilities.argmax(1)
     recall = tm.multiclass_recall(predicted, labels, classes, average="none")
     present = torch.bincount(labels, minlength=classes) > 0

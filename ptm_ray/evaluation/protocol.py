@@ -45,8 +45,19 @@ def train_and_score(
     seed: int,
 ) -> dict[str, float]:
     """Trains one fresh network and returns its metrics."""
+    return score(train_and_predict(network, train_on, score_on[0], recipe, seed), score_on[1])
+
+
+def train_and_predict(
+    network: Network,
+    train_on: tuple[Float[Tensor, "n channels height width"], Float[Tensor, "n classes"]],
+    images: Float[Tensor, "m channels height width"],
+    recipe: TrainRecipe,
+    seed: int,
+) -> Float[Tensor, "m classes"]:
+    """Trains one fresh network and returns its class probabilities."""
     trained = train(network, *train_on, recipe, Seeds(seed).stream("evaluation network"))
-    return score(predict(network, trained, score_on[0]), score_on[1])
+    return predict(network, trained, images)
 
 
 def summarise(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float | int]]:

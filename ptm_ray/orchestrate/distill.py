@@ -153,7 +153,7 @@ def _history(
         "rows": [asdict(row) for row in found["rows"]],
         "cycles": [asdict(row) for row in found["cycles"]],
         "validation": [{"outer_step": step, "balanced_accuracy": score} for step, score in found["scores"]],
-        "best_outer_step": found["best_step"],
+        "kept_outer_step": found["kept_step"],
     }
 
 
@@ -238,8 +238,8 @@ def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float
         "network": {"name": "convnet", **network},
         "initialisation": config.images.init,
         "seed": config.seed,
-        "validation_balanced_accuracy": found["best_score"],
-        "outer_step": found["best_step"],
+        "validation_balanced_accuracy": found["kept_score"],
+        "outer_step": found["kept_step"],
         "cost": cost,
         "dataset": {
             "name": data.name,

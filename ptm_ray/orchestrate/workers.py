@@ -54,11 +54,11 @@ class Worker:
         """Trains one evaluation network and scores it on the test split."""
         return self._evaluating().run(job, _tensors(synthetic), ipc)
 
-    def validate(self, synthetic: Arrays) -> float:
-        """Balanced accuracy of a candidate on the validation split."""
+    def validate(self, synthetic: Arrays) -> np.ndarray:
+        """Share of networks that know its class, for each image of the validation split."""
         tensors = _tensors(synthetic)
         assert tensors is not None
-        return self._evaluating().validate(tensors)
+        return self._evaluating().validate(tensors).numpy()
 
     def distill(
         self, buffer: TrajectoryBuffer, evaluators: list[Any], folder: str, budget_s: float | None
@@ -72,7 +72,7 @@ class Worker:
         """The distillation's best set and history, as arrays and plain values."""
         run = self._distillation
         assert run is not None
-        kept, best = run.result(), run.selection.best
+        kept, chosen = run.result(), run.selection.kept
         return {
             "images": kept.images.numpy(),
             "classes": kept.classes.numpy(),
@@ -82,8 +82,8 @@ class Worker:
             "rows": run.rows,
             "cycles": run.cycles,
             "scores": run.selection.scores,
-            "best_step": best.outer_step if best else run.step,
-            "best_score": best.score if best else None,
+            "kept_step": chosen.outer_step if chosen else run.step,
+            "kept_score": chosen.score if chosen else None,
             "elapsed_s": run.elapsed_s,
             # Of this process: KiB on Linux, bytes on macOS.
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT,
@@ -104,7 +104,7 @@ class RemoteScorer:
     def __init__(self, evaluators: list[Any]) -> None:
         self._evaluators = evaluators
         self._pending: dict[Any, int] = {}
-        self._scored: list[tuple[int, float]] = []
+        self._scored: list[tuple[int, torch.Tensor]] = []
 
     def submit(self, tag: int, candidate: Synthetic) -> None:
         """Hands a candidate to the workers in turn; waits while all of them have enough to do."""
@@ -114,8 +114,8 @@ class RemoteScorer:
         worker = self._evaluators[tag % len(self._evaluators)]
         self._pending[worker.validate.remote(arrays)] = tag
 
-    def collect(self, wait: bool) -> list[tuple[int, float]]:
-        """Scores that have arrived; all of them, where told to wait."""
+    def collect(self, wait: bool) -> list[tuple[int, torch.Tensor]]:
+        """What has arrived; all that was asked, where told to wait."""
         if self._pending:
             self._take(num_returns=len(self._pending), timeout=None if wait else 0)
         scored, self._scored = self._scored, []
@@ -123,7 +123,7 @@ class RemoteScorer:
 
     def _take(self, num_returns: int, timeout: float | None) -> None:
         done, _ = ray.wait(list(self._pending), num_returns=num_returns, timeout=timeout)
-        self._scored += [(self._pending.pop(ref), ray.get(ref)) for ref in done]
+        self._scored += [(self._pending.pop(ref), torch.tensor(ray.get(ref))) for ref in done]
 
 
 def _tensors(arrays: Arrays | None) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -52,7 +52,7 @@ def curve(result: dict[str, Any], path: Path) -> None:
     loss.set_ylim(bottom=0, top=max(1.2, min(3, max([row["loss"] for row in rows], default=1))))
     scored = sorted((point["outer_step"], point["balanced_accuracy"]) for point in result["validation"])
     validation.plot([s for s, _ in scored], [v for _, v in scored], marker=".", linewidth=0.8)
-    validation.axvline(result["best_outer_step"], color="tab:green", linewidth=0.8, label="kept")
+    validation.axvline(result["kept_outer_step"], color="tab:green", linewidth=0.8, label="kept")
     validation.set_ylabel("validation\nbalanced accuracy")
     validation.legend(loc="lower right", fontsize=8, frameon=False)
     end.step(steps, [row["end"] for row in rows], where="post", linewidth=0.8)

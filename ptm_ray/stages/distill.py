@@ -152,7 +152,7 @@ class Distillation:
         self.step = 0
         self.elapsed_s = 0.0
         self.progress = self.schedule.begin()
-        self.selection = Selection(scorer)
+        self.selection = Selection(scorer, problem.tensors("val")[1])
         self.mitigation = None
         if mitigation.applies(problem):
             self.mitigation = Mitigation(problem, self.network, self.seeds, self._validate_now)
@@ -201,7 +201,7 @@ class Distillation:
 
         `budget_s` counts the run's own wall time, over resumptions. `stop_after` ends this call after so many outer
         steps. A checkpoint is written every few seconds and at the end; the initial set counts as a candidate too, so
-        that a run never hands on anything worse on validation than what it began with.
+        that a run never hands on anything that validation knows to be worse than what it began with.
         """
         last = time.monotonic()
         saved = last
@@ -226,11 +226,11 @@ class Distillation:
             self._validate_now()
 
     def result(self) -> Synthetic:
-        """The set that did best on validation."""
-        best, now = self.selection.best, self.learner.synthetic
-        if best is None:
+        """The set that `Selection` keeps."""
+        kept, now = self.selection.kept, self.learner.synthetic
+        if kept is None:
             return self.learner.result()
-        return Synthetic(classes=now.classes.clone(), num_classes=now.num_classes, **best.learned)
+        return Synthetic(classes=now.classes.clone(), num_classes=now.num_classes, **kept.learned)
 
     def _one_step(self) -> Row:
         step = self.step

@@ -1,15 +1,15 @@
 """Scoring sets: one network at a time, as evaluator actors do it, and the validation that a distillation asks for."""
 
-import statistics
 from typing import Protocol
 
 import torch
 
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import Synthetic, balanced_rows
-from ptm_ray.core.types import Tensor
+from ptm_ray.core.types import Float, Tensor
 from ptm_ray.errors import NotEnoughImages
-from ptm_ray.evaluation.protocol import Job, train_and_score
+from ptm_ray.evaluation.metrics import hits
+from ptm_ray.evaluation.protocol import Job, train_and_predict, train_and_score
 from ptm_ray.evaluation.train import TrainRecipe
 from ptm_ray.stages.problem import Problem
 
@@ -54,22 +54,24 @@ class Evaluator:
     def run(self, job: Job, synthetic: TrainingSet | None, ipc: int) -> dict[str, float]:
         """Metrics of one fresh network on the test split."""
         settings = self._problem.config.evaluation
-        steps = settings.full_steps if job.kind == "full" else settings.steps
-        return self._score(job.network, job.seed, self.training_set(job, synthetic, ipc), steps, "test")
+        recipe = self._recipe(settings.full_steps if job.kind == "full" else settings.steps)
+        network, train_on = self._problem.network(job.network), self.training_set(job, synthetic, ipc)
+        return train_and_score(network, train_on, self._real["test"], recipe, job.seed)
 
-    def validate(self, synthetic: TrainingSet) -> float:
-        """Mean balanced accuracy of a few matching networks on the validation split.
+    def validate(self, synthetic: TrainingSet) -> Float[Tensor, " n"]:
+        """For each image of the validation split, the share of a few matching networks that know its class.
 
         Their seeds differ from those of the final evaluation, which so stays independent of what was chosen here.
         """
-        settings = self._problem.config.evaluation
+        settings, (images, labels) = self._problem.config.evaluation, self._real["val"]
+        network, recipe = self._problem.network(), self._recipe(settings.validation_steps)
         seeds = [10_000 + k for k in range(settings.validation_networks)]
-        scores = [self._score("convnet", seed, synthetic, settings.validation_steps, "val") for seed in seeds]
-        return statistics.fmean(score["balanced_accuracy"] for score in scores)
+        found = [hits(train_and_predict(network, synthetic, images, recipe, seed), labels) for seed in seeds]
+        return torch.stack(found).mean(0)
 
-    def _score(self, network: str, seed: int, train_on: TrainingSet, steps: int, part: str) -> dict[str, float]:
+    def _recipe(self, steps: int) -> TrainRecipe:
         settings = self._problem.config.evaluation
-        recipe = TrainRecipe(
+        return TrainRecipe(
             steps=steps,
             lr=settings.lr,
             momentum=settings.momentum,
@@ -77,15 +79,17 @@ class Evaluator:
             batch_size=settings.batch_size,
             ops=self._problem.ops if self._problem.config.images.augment else (),
         )
-        return train_and_score(self._problem.network(network), train_on, self._real[part], recipe, seed)
 
 
 class Scorer(Protocol):
-    """Scores candidates on the validation split, now or later: `submit` then `collect`."""
+    """Tries candidates on the validation split, now or later: `submit` then `collect`.
+
+    What comes back with a candidate's tag is, for each image, the share of networks that know its class.
+    """
 
     def submit(self, tag: int, candidate: Synthetic) -> None: ...
 
-    def collect(self, wait: bool) -> list[tuple[int, float]]: ...
+    def collect(self, wait: bool) -> list[tuple[int, Tensor]]: ...
 
 
 class InlineScorer:
@@ -93,13 +97,13 @@ class InlineScorer:
 
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
-        self._scored: list[tuple[int, float]] = []
+        self._scored: list[tuple[int, Tensor]] = []
 
     def submit(self, tag: int, candidate: Synthetic) -> None:
-        """Scores the candidate; `collect` hands the score out."""
+        """Tries the candidate; `collect` hands out what was found."""
         self._scored.append((tag, self._evaluator.validate((candidate.images, candidate.labels()))))
 
-    def collect(self, wait: bool) -> list[tuple[int, float]]:
-        """All scores since the last call, as (tag, balanced accuracy)."""
+    def collect(self, wait: bool) -> list[tuple[int, Tensor]]:
+        """All since the last call."""
         scored, self._scored = self._scored, []
         return scored

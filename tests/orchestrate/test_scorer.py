@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import ray
 import torch
 
@@ -10,11 +11,11 @@ from ptm_ray.orchestrate.workers import RemoteScorer
 
 
 class Slow:
-    """Scores more slowly than candidates come; a candidate's score is its first pixel."""
+    """Scores more slowly than candidates come; what it finds is a candidate's first pixel."""
 
     def validate(self, synthetic):
         time.sleep(0.2)
-        return float(synthetic[0][0, 0, 0, 0])
+        return np.array([synthetic[0][0, 0, 0, 0]])
 
 
 def candidate(value):
