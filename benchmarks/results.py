@@ -209,16 +209,20 @@ def percent(row: dict[str, Any], name: str) -> str:
 
 
 def points(row: dict[str, Any], more: str, less: str) -> str:
-    """A difference in points."""
-    return f"{100 * (row[more]['mean'] - row[less]['mean']):+.1f}" if more in row and less in row else ""
+    """A difference in points; where it is negative, in words too."""
+    if more not in row or less not in row:
+        return ""
+    shown = f"{100 * (row[more]['mean'] - row[less]['mean']):+.1f}"
+    return f"{shown}, behind" if shown.startswith("-") else shown
 
 
 def mean_points(found: dict[str, Any], more: str, less: str, ipc: int | None = None) -> str:
-    """Its mean over the cells that have both."""
+    """Its mean over the cells that have both, with the 95 % interval that their differences give."""
     rows = [r for r in found["cells"] if more in r and less in r and ipc in (None, r["ipc"])]
-    if not rows:
+    if len(rows) < 2:
         return "not measured"
-    return f"{100 * statistics.fmean(r[more]['mean'] - r[less]['mean'] for r in rows):+.1f} points, {len(rows)} cells"
+    over = summarise([{"points": 100 * (r[more]["mean"] - r[less]["mean"])} for r in rows])["points"]
+    return f"{over['mean']:+.1f} points ({over['low']:+.1f} to {over['high']:+.1f}), {len(rows)} cells"
 
 
 def markdown(found: dict[str, Any]) -> str:
