@@ -2,8 +2,8 @@
 
     python -m benchmarks.results --data-root FOLDER --out runs/results
 
-Every distillation runs on one core, its scoring on the validation split included, and shares its dataset's experts with
-all of its method. As many run at once as there are cores. A cell that is finished is not run again, so that the command
+Every distillation runs on one core, its scoring on the validation split included, and all of a dataset share its
+experts. As many run at once as there are cores. A cell that is finished is not run again, so that the command
 can be stopped and given again; `results.json` and `results.md` are written anew after each.
 """
 
@@ -147,10 +147,7 @@ class Bench:
             cores = int(ray.cluster_resources()["CPU"])
             for dataset in dict.fromkeys(cell.dataset for cell in wanted):
                 started = time.monotonic()
-                for method in ("ptm", "mtt"):
-                    ptm.train_experts(
-                        self.load(dataset), experts_dir=self.out / "experts", workers=cores, method=method
-                    )
+                ptm.train_experts(self.load(dataset), experts_dir=self.out / "experts", workers=cores)
                 print(f"{dataset}: experts there after {time.monotonic() - started:.0f} s", flush=True)
                 self.baseline(dataset, "full", 1, cores)
                 for ipc in IPCS:

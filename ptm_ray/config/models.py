@@ -114,8 +114,9 @@ class StudentSettings(Settings):
     """Inner steps for each snapshot of the segment, so that longer segments get longer students."""
     steps_min: Positive = 8
     """Fewest inner steps."""
-    steps_max: Positive = 20
-    """Most inner steps."""
+    steps_max: Positive | None = None
+    """Most inner steps; by default 20 / ∛ipc, but never fewer than the fewest: a step through many images costs more
+    and gets further, so the time is better spent on more outer steps."""
     batch_size: Positive = 32
     """Synthetic images an inner step; a set that is no larger is seen whole."""
     inner_lr: Rate | None = None
@@ -126,7 +127,7 @@ class StudentSettings(Settings):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.steps_max < self.steps_min:
+        if self.steps_max is not None and self.steps_max < self.steps_min:
             raise ValueError(f"steps_max {self.steps_max} is below steps_min {self.steps_min}")
         return self
 
@@ -271,6 +272,11 @@ class DistillConfig(Settings):
         """Outer lr of the images."""
         return self.images.lr or 0.1 / math.sqrt(self.ipc)
 
+    @property
+    def student_steps_max(self) -> int:
+        """Most inner steps."""
+        return self.student.steps_max or max(self.student.steps_min, round(20 / self.ipc ** (1 / 3)))
+
     def inner_lr_guess(self) -> float:
         """α such that α · N is the expert's rate × steps over the first segment.
 
@@ -280,5 +286,5 @@ class DistillConfig(Settings):
         share = (length / self.experts.snapshots) ** self.experts.spacing
         moved = self.experts.lr / (1 - self.experts.momentum) * self.experts.steps * share
         wanted = round(self.student.steps_per_snapshot * length)
-        steps = min(self.student.steps_max, max(self.student.steps_min, wanted))
+        steps = min(self.student_steps_max, max(self.student.steps_min, wanted))
         return float(moved / steps)

@@ -131,7 +131,7 @@ def validate_every(config: DistillConfig, num_images: int) -> int:
         return evaluation.validate_every
     batch = min(num_images, evaluation.batch_size)
     scoring = 3 * evaluation.validation_networks * evaluation.validation_steps * batch
-    steps = (student.steps_min + student.steps_max) / 2
+    steps = (student.steps_min + config.student_steps_max) / 2
     matching = PASSES_OF_INNER_STEP * steps * min(num_images, student.batch_size)
     return max(1, math.ceil((1 - VALIDATION_SHARE) / VALIDATION_SHARE * scoring / matching))
 
@@ -288,8 +288,9 @@ class Distillation:
         ).log()
 
     def _batches(self, segment: Segment) -> list[Batch]:
-        student, draw = self.problem.config.student, self.seeds.stream("inner batches", self.step)
-        steps = student_steps(segment, student.steps_per_snapshot, student.steps_min, student.steps_max)
+        config, draw = self.problem.config, self.seeds.stream("inner batches", self.step)
+        student = config.student
+        steps = student_steps(segment, student.steps_per_snapshot, student.steps_min, config.student_steps_max)
         return inner_batches(len(self.learner.synthetic.images), student.batch_size, steps, self.ops, draw)
 
     def _plan(self, start: torch.Tensor, batches: list[Batch]) -> Plan:

@@ -108,7 +108,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset_and_the_preset_ove
     defaults, preset = resolve(), resolve({"method": "mtt"})
     file = {"method": "mtt", "schedule": {"length": 4}, "student": {"steps_max": 25}}
     both = resolve(file, {"student": {"steps_max": 30}})
-    assert (defaults.schedule.kind, defaults.student.steps_max, defaults.overlap.enabled) == ("progress", 20, True)
+    assert (defaults.schedule.kind, defaults.student.steps_max, defaults.overlap.enabled) == ("progress", None, True)
     assert (preset.schedule.kind, preset.student.steps_max, preset.overlap.enabled) == ("random", 10, False)
     assert (both.schedule.kind, both.schedule.length) == ("random", 4)
     assert (both.student.steps_min, both.student.steps_max) == (10, 30)
@@ -159,6 +159,12 @@ def test_the_first_inner_lr_spreads_the_experts_way_over_the_students_steps():
     assert evenly.inner_lr_guess() == pytest.approx(0.01 * (400 * 4 / 20) / 8)
     heavy = evenly.replace(experts={"momentum": 0.9})
     assert heavy.inner_lr_guess() == pytest.approx(10 * evenly.inner_lr_guess())
+
+
+def test_students_take_fewer_steps_through_more_images_unless_told_otherwise():
+    assert [resolve({"ipc": ipc}).student_steps_max for ipc in (1, 2, 10, 50, 10_000)] == [20, 16, 9, 8, 8]
+    assert resolve({"ipc": 10, "student": {"steps_min": 30}}).student_steps_max == 30
+    assert resolve({"ipc": 10, "student": {"steps_max": 40}}).student_steps_max == 40
 
 
 def test_every_setting_explains_itself():
