@@ -1,0 +1,127 @@
+"""What a matching step and an expert's step compute, counted rather than timed: the guard against a slower formula.
+
+Convolutions are counted in floating-point operations, by torch's own counter, and set against one forward pass through
+the same images. The rest, which on small sets takes as long, is counted as calls into the framework.
+"""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from ptm_ray.core import nets
+from ptm_ray.core.seeds import Seeds
+from ptm_ray.core.synthetic import from_noise, inner_batches
+from ptm_ray.core.unroll import Plan, matching_gradients, roll_out
+
+CHANNELS, RESOLUTION, CLASSES, IPC = 3, 32, 4, 2
+#: In forward passes: an inner step's gradient is 3, the reverse of it 6 more, and 3 again where its graph was not kept.
+#: The first layer needs no gradient of its input while the student rolls, which leaves 7.9 and 10.5 in this network.
+STORED, RECOMPUTED = 8, 10.6
+#: Calls into the framework that an inner step makes, with its way back. Lower it when a change needs fewer.
+CALLS = 467
+
+
+class Counted(TorchDispatchMode):
+    """Counts every call that reaches the framework's kernels, and the operations of convolutions and products."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.flops = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.calls += 1
+        if func.overloadpacket in flop_registry:
+            self.flops += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def flops(run):
+    with Counted() as counted:
+        run()
+    return counted.flops
+
+
+class Work:
+    """A small matching problem without augmentation, and what solving it takes."""
+
+    def __init__(self):
+        draw = Seeds(0).stream("counted work")
+        self.network = nets.build(
+            "convnet", channels=CHANNELS, resolution=RESOLUTION, classes=CLASSES, width=16, depth=3
+        )
+        self.start = self.network.init(draw)
+        self.target = self.start + 0.01 * torch.randn(self.start.shape, generator=draw)
+        self.set = from_noise((CHANNELS, RESOLUTION, RESOLUTION), CLASSES, IPC, 0.01, draw)
+        self.draw = draw
+
+    def batches(self, steps):
+        return inner_batches(len(self.set.images), 32, steps, (), self.draw)
+
+    def match(self, steps, plan):
+        now = self.set
+        batches = self.batches(steps)
+        matching_gradients(
+            self.network, self.start, self.target, now.images, now.labels(), now.log_lr, batches, plan=plan
+        )
+
+    def forward_flops(self):
+        with torch.no_grad():
+            return flops(lambda: self.network.logits(self.start, self.set.images))
+
+
+@pytest.fixture(scope="module")
+def work():
+    return Work()
+
+
+def per_step(measure):
+    """The slope of what `measure(steps)` counts, and that it is a straight line."""
+    four, eight, twelve = measure(4), measure(8), measure(12)
+    assert twelve - eight == eight - four
+    return (eight - four) / 4
+
+
+@pytest.mark.parametrize(("keep", "passes"), [(12, STORED), (0, RECOMPUTED)], ids=["stored", "recomputed"])
+def test_a_matching_step_convolves_no_more_than_an_exact_gradient_must(work, keep, passes):
+    counted = per_step(lambda steps: flops(lambda: work.match(steps, Plan(keep, 1))))
+    assert counted <= passes * work.forward_flops()
+
+
+def test_rolling_forward_costs_three_passes_a_step(work):
+    def roll(steps):
+        now = work.set
+        return lambda: roll_out(work.network, work.start, now.images, now.labels(), 0.01, work.batches(steps))
+
+    assert per_step(lambda steps: flops(roll(steps))) <= 3 * work.forward_flops()
+
+
+def test_calls_into_the_framework_grow_with_the_steps_alone(work):
+    def calls(steps):
+        with Counted() as counted:
+            work.match(steps, Plan(steps, 1))
+        return counted.calls
+
+    assert per_step(calls) <= CALLS
+
+
+def test_the_counter_sees_what_a_plain_unrolling_takes(work):
+    """Full unrolling does the same convolutions: the counter would notice if ours did more."""
+    now, labels = work.set, work.set.labels()
+
+    def unrolled(steps):
+        def run():
+            images, theta = now.images.clone().requires_grad_(), work.start.clone().requires_grad_()
+            for _ in range(steps):
+                loss = F.cross_entropy(work.network.logits(theta, images), labels)
+                (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+                theta = theta - 0.01 * gradient
+            torch.autograd.grad((theta - work.target).square().sum(), images)
+
+        return run
+
+    plain = per_step(lambda steps: flops(unrolled(steps)))
+    ours = per_step(lambda steps: flops(lambda: work.match(steps, Plan(steps, 1))))
+    assert 6 * work.forward_flops() < ours <= 1.05 * plain
