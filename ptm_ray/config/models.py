@@ -1,6 +1,7 @@
 """Every setting of a run, with its default and the reason for it. Their docstrings are the command line's help.
 
-Where a default had to be measured, it was chosen on validation splits, over datasets of different modality together.
+Where a default had to be measured, it was chosen on validation splits or on training images that were held out, over
+datasets of different modality together.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What a matching step and an expert's step compute, counted rather than timed: the guard against a slower formula.
+"""What a matching step computes, counted rather than timed: the guard against a slower formula.
 
 Convolutions are counted in floating-point operations, by torch's own counter, and set against one forward pass through
 the same images. The rest, which on small sets takes as long, is counted as calls into the framework.
