@@ -50,9 +50,9 @@ class ExpertSettings(Settings):
     """Training steps of each."""
     snapshots: Positive = 20
     """Snapshots taken beside the initialisation."""
-    spacing: Annotated[float, Field(ge=1, le=4)] = 2.0
+    spacing: Annotated[float, Field(ge=1, le=4)] = 1.0
     """1 spaces snapshots evenly; more makes them denser early, where a network moves most."""
-    lr: Rate = 0.03
+    lr: Rate = 0.01
     """Step size."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """0, as in MTT: the student has none either."""
@@ -84,8 +84,11 @@ class ScheduleSettings(Settings):
 
     kind: Literal["progress", "count", "random"] = "progress"
     """progress: the end grows as the student learns. count: it grows with the outer steps. random: MTT."""
+    start: Count | None = None
+    """progress, count: fixed start snapshot; by default where experts know as much of the validation images as the
+    first synthetic images teach: 0 from noise, later the more real images a set begins with."""
     end_min: Positive | None = None
-    """First end snapshot; by default half of the last: before it experts know less than a few real images teach."""
+    """First end snapshot; by default half way from the start to the last."""
     end_max: Positive | None = None
     """Last end snapshot; by default the last that experts have."""
     threshold: Rate = 0.6
@@ -96,15 +99,24 @@ class ScheduleSettings(Settings):
     """count: outer steps over which the end grows."""
     shape: Literal["linear", "cosine", "stepped"] = "linear"
     """count: how it grows."""
+    later_share: Share = 0.0
+    """progress, count: share of outer steps that match a short segment from a random later start instead."""
     length: Positive = 2
-    """random: snapshots of a segment."""
+    """Snapshots of a random or later segment."""
+    start_min: Count | None = None
+    """Earliest start snapshot of a random or later segment; by default 0, or 1 where it is a later one."""
     start_max: Count | None = None
-    """random: latest start snapshot; by default as late as the trajectory allows."""
+    """Latest start snapshot of a random or later segment; by default as late as the trajectory allows."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.end_max is not None and self.end_min is not None and self.end_max < self.end_min:
             raise ValueError(f"end_max {self.end_max} lies before end_min {self.end_min}")
+        first_end = self.end_min or self.end_max
+        if self.start is not None and first_end is not None and first_end <= self.start:
+            raise ValueError(f"start {self.start} does not lie before the first end, {first_end}")
+        if self.start_max is not None and self.start_min is not None and self.start_max < self.start_min:
+            raise ValueError(f"start_max {self.start_max} lies before start_min {self.start_min}")
         return self
 
 
@@ -122,7 +134,8 @@ class StudentSettings(Settings):
     """Synthetic images an inner step; a set that is no larger is seen whole."""
     inner_lr: Rate | None = None
     """First inner lr; by default the one, below the expert's rate × steps over the first segment spread over the
-    student's steps, that brings the initial images' student closest."""
+    student's steps, that brings the initial images' student closest. Segments whose steps cover more or less than the
+    first's take proportionally larger or smaller ones."""
     memory_mib: Count = 2048
     """Memory for stored graphs; steps that don't fit are computed again on the way back. The gradient is the same."""
 
@@ -243,8 +256,11 @@ class DistillConfig(Settings):
             raise ValueError(f"ipc must be 1 or more, got {self.ipc}")
         last = self.experts.snapshots
         ends = {"end_min": self.schedule.end_min, "end_max": self.schedule.end_max}
-        if self.schedule.kind == "random":
-            ends = {"start_max + length": (self.schedule.start_max or 0) + self.schedule.length}
+        if self.schedule.start is not None:
+            ends["start + 1"] = self.schedule.start + 1
+        if self.schedule.kind == "random" or self.schedule.later_share > 0:
+            for name, start in {"start_max": self.schedule.start_max, "start_min": self.schedule.start_min}.items():
+                ends[f"{name} + length"] = (start or 0) + self.schedule.length
         for name, end in ends.items():
             if end is not None and end > last:
                 raise ValueError(
@@ -254,19 +270,9 @@ class DistillConfig(Settings):
         return self
 
     @property
-    def first_segment_length(self) -> int:
-        """Snapshots of the first segment."""
-        return self.schedule.length if self.schedule.kind == "random" else self.end_min
-
-    @property
     def end_max(self) -> int:
         """Last end snapshot."""
         return self.schedule.end_max or self.experts.snapshots
-
-    @property
-    def end_min(self) -> int:
-        """First end snapshot."""
-        return self.schedule.end_min or max(1, self.end_max // 2)
 
     @property
     def images_lr(self) -> float:
@@ -277,15 +283,3 @@ class DistillConfig(Settings):
     def student_steps_max(self) -> int:
         """Most inner steps."""
         return self.student.steps_max or max(self.student.steps_min, round(20 / self.ipc ** (1 / 3)))
-
-    def inner_lr_guess(self) -> float:
-        """α such that α · N is the expert's rate × steps over the first segment.
-
-        With momentum m an expert moves as if its rate were 1 / (1 − m) as large.
-        """
-        length = self.first_segment_length
-        share = (length / self.experts.snapshots) ** self.experts.spacing
-        moved = self.experts.lr / (1 - self.experts.momentum) * self.experts.steps * share
-        wanted = round(self.student.steps_per_snapshot * length)
-        steps = min(self.student_steps_max, max(self.student.steps_min, wanted))
-        return float(moved / steps)

@@ -183,18 +183,22 @@ def outer_step(
     target: Float[Tensor, " params"],
     batches: Sequence[Batch],
     *,
+    pace: float = 1.0,
     plan: Plan = RECOMPUTE,
     separation: Separation | None = None,
     moving: Tensor | None = None,
 ) -> StepMetrics:
     """Matches the student to the segment start → target and updates the synthetic set in place.
 
+    The student's steps are of inner lr α · `pace`, so that one α serves segments that differ in what a step covers.
+
     `separation` adds −weight · overlap ratio to the loss (the separate phase); `moving` limits the update to those
     rows (separate and retrain). An update that is not finite, or whose loss has exploded, is skipped and the inner lr
     backs off.
     """
     now = learner.synthetic
-    gradients = matching_gradients(network, start, target, now.images, now.labels(), now.log_lr, batches, plan=plan)
+    log_lr = now.log_lr + math.log(pace)
+    gradients = matching_gradients(network, start, target, now.images, now.labels(), log_lr, batches, plan=plan)
     loss, inner_lr = float(gradients.loss), math.exp(float(now.log_lr))
     if not _usable(gradients, learner.rates.explode_at):
         now.log_lr.add_(math.log(BACK_OFF))

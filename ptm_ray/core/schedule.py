@@ -2,11 +2,11 @@
 
 A schedule is a frozen description; what moves is a `Progress`, which the caller keeps and checkpoints. `ByCount` and
 `ByProgress` are PTM: the start stays at snapshot 0 and the end grows. `RandomSegments` is MTT: a fixed length at a
-random place.
+random place. `Interleaved` mixes the two.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
@@ -39,7 +39,7 @@ class Schedule(Protocol):
 
     def segment(self, progress: Progress, generator: torch.Generator) -> Segment: ...
 
-    def advance(self, progress: Progress, outer_step: int, loss: float) -> Progress: ...
+    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress: ...
 
 
 def grow(kind: str, fraction: float) -> float:
@@ -53,48 +53,54 @@ def grow(kind: str, fraction: float) -> float:
 
 
 @dataclass(frozen=True)
-class ByCount:
-    """PTM with an end that grows from `end_min` to `end_max` over `growth` outer steps, along g, then holds."""
+class Growing:
+    """PTM: a fixed start, and an end that grows from `end_min` to `end_max`. How is for subclasses to say."""
 
     end_min: int
     end_max: int
-    growth: int
-    shape: str = "linear"
+    start: int = field(default=0, kw_only=True)
 
     def begin(self) -> Progress:
         return Progress(float(self.end_min))
 
-    def segment(self, progress: Progress, generator: torch.Generator) -> Segment:
-        return Segment(0, round(progress.end))
+    def at(self, progress: Progress) -> Segment:
+        """The segment here; nothing about it is random."""
+        return Segment(self.start, round(progress.end))
 
-    def advance(self, progress: Progress, outer_step: int, loss: float) -> Progress:
+    def segment(self, progress: Progress, generator: torch.Generator) -> Segment:
+        return self.at(progress)
+
+    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ByCount(Growing):
+    """An end that grows over `growth` outer steps, along g, then holds."""
+
+    growth: int
+    shape: str = "linear"
+
+    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
         share = grow(self.shape, (outer_step + 1) / self.growth)
         end = self.end_min + round((self.end_max - self.end_min) * share)
         return Progress(float(end), loss, progress.steps + 1)
 
 
 @dataclass(frozen=True)
-class ByProgress:
-    """PTM with an end that moves on once the student has learned the current one.
+class ByProgress(Growing):
+    """An end that moves on once the student has learned the current one.
 
     That is: once the smoothed matching loss has fallen under `threshold`, or after `patience` outer steps at one end,
     lest a segment that can't be matched holds up the rest. A schedule that runs ahead of the student wastes every
     step after it. Own design.
     """
 
-    end_min: int
-    end_max: int
     threshold: float
     patience: int
     smoothing: float = 0.7
 
-    def begin(self) -> Progress:
-        return Progress(float(self.end_min))
-
-    def segment(self, progress: Progress, generator: torch.Generator) -> Segment:
-        return Segment(0, round(progress.end))
-
-    def advance(self, progress: Progress, outer_step: int, loss: float) -> Progress:
+    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
         known = not math.isnan(progress.loss)
         smoothed = self.smoothing * progress.loss + (1 - self.smoothing) * loss if known else loss
         steps = progress.steps + 1
@@ -105,20 +111,45 @@ class ByProgress:
 
 @dataclass(frozen=True)
 class RandomSegments:
-    """MTT: `length` snapshots from a start drawn uniformly from 0 … start_max (inclusive)."""
+    """MTT: `length` snapshots from a start drawn uniformly from start_min … start_max (both inclusive)."""
 
     start_max: int
     length: int
+    start_min: int = 0
 
     def begin(self) -> Progress:
         return Progress(float(self.length))
 
     def segment(self, progress: Progress, generator: torch.Generator) -> Segment:
-        start = int(torch.randint(self.start_max + 1, (), generator=generator))
+        start = int(torch.randint(self.start_min, self.start_max + 1, (), generator=generator))
         return Segment(start, start + self.length)
 
-    def advance(self, progress: Progress, outer_step: int, loss: float) -> Progress:
+    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
         return progress
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """Progressive segments, and at a `share` of outer steps, drawn at random, one of `later` instead.
+
+    A student that always begins at the same snapshot says nothing of what experts learn late. Own design.
+    """
+
+    progressive: Growing
+    later: RandomSegments
+    share: float
+
+    def begin(self) -> Progress:
+        return self.progressive.begin()
+
+    def segment(self, progress: Progress, generator: torch.Generator) -> Segment:
+        late = float(torch.rand((), generator=generator)) < self.share
+        return (self.later if late else self.progressive).segment(progress, generator)
+
+    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
+        if matched != self.progressive.at(progress):
+            return progress
+        return self.progressive.advance(progress, matched, outer_step, loss)
 
 
 def student_steps(segment: Segment, per_snapshot: float, steps_min: int, steps_max: int) -> int:

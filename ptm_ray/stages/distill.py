@@ -19,6 +19,8 @@ from ptm_ray.core.overlap import Phase
 from ptm_ray.core.schedule import (
     ByCount,
     ByProgress,
+    Growing,
+    Interleaved,
     Progress,
     RandomSegments,
     Schedule,
@@ -31,6 +33,7 @@ from ptm_ray.core.trajectory import Vector
 from ptm_ray.core.unroll import Batch, Plan, plan_for
 from ptm_ray.errors import DivergedError
 from ptm_ray.stages import mitigation
+from ptm_ray.stages.head_start import head_start
 from ptm_ray.stages.mitigation import CycleRow, Mitigation
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Scorer
@@ -73,16 +76,24 @@ class Row:
     elapsed_s: float
 
 
-def make_schedule(problem: Problem) -> Schedule:
-    """The schedule that the settings describe."""
-    config, settings = problem.config, problem.config.schedule
-    if settings.kind == "progress":
-        return ByProgress(config.end_min, config.end_max, settings.threshold, settings.patience)
+def make_schedule(config: DistillConfig, start: int) -> Schedule:
+    """The schedule that the settings describe; progressive segments begin at `start`."""
+    settings = config.schedule
+    start_max = config.experts.snapshots - settings.length if settings.start_max is None else settings.start_max
+    if settings.kind == "random":
+        return RandomSegments(start_max, settings.length, settings.start_min or 0)
+    end_min = settings.end_min or max(start + 1, math.ceil((start + config.end_max) / 2))
+    progressive: Growing
     if settings.kind == "count":
-        return ByCount(config.end_min, config.end_max, settings.growth, settings.shape)
-    last = config.experts.snapshots
-    start_max = settings.start_max if settings.start_max is not None else last - settings.length
-    return RandomSegments(start_max, settings.length)
+        progressive = ByCount(end_min, config.end_max, settings.growth, settings.shape, start=start)
+    else:
+        progressive = ByProgress(end_min, config.end_max, settings.threshold, settings.patience, start=start)
+    if settings.later_share == 0:
+        return progressive
+    start_min = max(1, start) if settings.start_min is None else settings.start_min
+    return Interleaved(
+        progressive, RandomSegments(start_max, settings.length, min(start_min, start_max)), settings.later_share
+    )
 
 
 def outer_rates(config: DistillConfig) -> OuterRates:
@@ -101,7 +112,8 @@ def outer_rates(config: DistillConfig) -> OuterRates:
 def initial_set(problem: Problem, trajectories: TrajectorySource, seeds: Seeds) -> Synthetic:
     """The synthetic set before the first update. Herding asks the last snapshot of a drawn expert."""
     config, data = problem.config, problem.dataset
-    lr, draw = config.student.inner_lr or config.inner_lr_guess(), seeds.stream("initial images")
+    # The first inner lr is found once there is a set to try it on.
+    lr, draw = config.student.inner_lr or config.experts.lr, seeds.stream("initial images")
     if config.images.init == "noise":
         shape = (data.channels, data.resolution, data.resolution)
         synthetic = from_noise(shape, data.num_classes, config.ipc, lr, draw)
@@ -144,14 +156,13 @@ class Distillation:
         self.problem, self.trajectories, self.folder = problem, trajectories, folder
         self.network = problem.network()
         self.seeds = Seeds(config.seed)
-        self.schedule = make_schedule(problem)
+        self.expert_steps = problem.snapshot_steps()
         bounds = problem.whitening.bounds if config.images.in_range else None
         self.learner = Learner(initial_set(problem, trajectories, self.seeds), outer_rates(config), bounds)
         self.validate_every = validate_every(config, len(self.learner.synthetic.images))
         self.ops = problem.ops if config.images.augment else ()
         self.step = 0
         self.elapsed_s = 0.0
-        self.progress = self.schedule.begin()
         self.selection = Selection(scorer, problem.tensors("val")[1])
         self.mitigation = None
         if mitigation.applies(problem):
@@ -161,8 +172,13 @@ class Distillation:
         self._plans: dict[tuple[int, int], Plan] = {}
         saved = folder.load_checkpoint()
         if saved is not None:
+            self._plan_segments(saved["start"])
             self.load_state_dict(saved)
             return
+        # The initial set is a candidate too: a run never hands on anything that validation knows to be worse.
+        self.selection.submit(0, self.learner.result())
+        self._plan_segments(self._head_start())
+        self.progress = self.schedule.begin()
         if config.student.inner_lr is None:
             self.learner.synthetic.log_lr.copy_(self._searched_log_lr())
         self.elapsed_s = time.monotonic() - started
@@ -178,6 +194,7 @@ class Distillation:
             "learner": self.learner.state_dict(),
             "step": self.step,
             "elapsed_s": self.elapsed_s,
+            "start": self.start,
             "progress": list(self.progress),
             "selection": self.selection.state_dict(),
             "mitigation": None if self.mitigation is None else self.mitigation.state_dict(),
@@ -200,13 +217,10 @@ class Distillation:
         """Yields a row after every outer step, until the settings' outer steps or the budget are spent.
 
         `budget_s` counts the run's own wall time, over resumptions. `stop_after` ends this call after so many outer
-        steps. A checkpoint is written every few seconds and at the end; the initial set counts as a candidate too, so
-        that a run never hands on anything that validation knows to be worse than what it began with.
+        steps. A checkpoint is written every few seconds and at the end.
         """
         last = time.monotonic()
         saved = last
-        if self.step == 0:
-            self.selection.submit(0, self.learner.result())
         until = self.problem.config.outer_steps if stop_after is None else self.step + stop_after
         while self.step < min(until, self.problem.config.outer_steps):
             if budget_s is not None and self.elapsed_s >= budget_s:
@@ -234,7 +248,7 @@ class Distillation:
 
     def _one_step(self) -> Row:
         step = self.step
-        segment, start, end = self._segment("segment", step)
+        segment, start, end = self._segment("segment", step, self.schedule)
         batches = self._batches(segment)
         looked = None if self.mitigation is None else self.mitigation.look(self.learner, end, step)
         phase = Phase.MATCH if self.mitigation is None else self.mitigation.phase
@@ -244,13 +258,14 @@ class Distillation:
             start,
             end,
             batches,
+            pace=self._pace(segment),
             plan=self._plan(start, batches),
             separation=None if self.mitigation is None else self.mitigation.separation(end, step),
             moving=None if self.mitigation is None else self.mitigation.moving,
         )
         self._count_skipped(metrics.skipped, metrics.loss)
         if not metrics.skipped:
-            self.progress = self.schedule.advance(self.progress, step, metrics.loss)
+            self.progress = self.schedule.advance(self.progress, segment, step, metrics.loss)
         self.step += 1
         if self.mitigation is not None:
             self.mitigation.advance(self.learner, self.step)
@@ -271,27 +286,67 @@ class Distillation:
             elapsed_s=self.elapsed_s,
         )
 
-    def _segment(self, stage: str, index: int) -> tuple[Segment, torch.Tensor, torch.Tensor]:
+    def _segment(self, stage: str, index: int, schedule: Schedule) -> tuple[Segment, torch.Tensor, torch.Tensor]:
         """What the schedule asks for now, and a drawn expert's parameters at its start and end."""
         draw = self.seeds.stream(stage, index)
-        segment = self.schedule.segment(self.progress, draw)
+        segment = schedule.segment(self.progress, draw)
         expert = int(torch.randint(self.trajectories.num_experts, (), generator=draw))
         start, end = (torch.from_numpy(self.trajectories.vector(expert, k).copy()) for k in segment)
         return segment, start, end
 
+    def _plan_segments(self, start: int) -> None:
+        """The schedule, once it is known where progressive segments begin."""
+        self.start = start
+        self.schedule = make_schedule(self.problem.config, start)
+        self.first_segment = self._search_schedule().segment(self.schedule.begin(), self.seeds.stream("first segment"))
+
+    def _head_start(self) -> int:
+        """Where progressive segments begin: as asked, else where experts know as much as the initial set teaches."""
+        config = self.problem.config
+        settings = config.schedule
+        if settings.kind == "random" or settings.start is not None or config.images.init == "noise":
+            return settings.start or 0
+        self.selection.collect(wait=True)
+        assert self.selection.kept is not None
+        latest = config.end_max - settings.length if settings.end_min is None else settings.end_min - 1
+        return head_start(
+            self.network,
+            self.trajectories.vector,
+            self.trajectories.num_experts,
+            max(0, latest),
+            *self.problem.tensors("val"),
+            self.selection.kept.hits,
+            self.seeds.stream("head start"),
+        )
+
+    def _covered(self, segment: Segment) -> float:
+        """Steps of the expert that an inner step of this segment has to cover."""
+        return (self.expert_steps[segment.end] - self.expert_steps[segment.start]) / self._student_steps(segment)
+
+    def _pace(self, segment: Segment) -> float:
+        """What an inner step of this segment covers, over the same of the first: one α then serves all segments."""
+        return self._covered(segment) / self._covered(self.first_segment)
+
+    def _student_steps(self, segment: Segment) -> int:
+        config, student = self.problem.config, self.problem.config.student
+        return student_steps(segment, student.steps_per_snapshot, student.steps_min, config.student_steps_max)
+
+    def _search_schedule(self) -> Schedule:
+        """What the first inner lr is searched on: segments of one kind, so that one lr can be best for them."""
+        return self.schedule.progressive if isinstance(self.schedule, Interleaved) else self.schedule
+
     def _searched_log_lr(self) -> torch.Tensor:
-        drawn = [self._segment("inner lr", index) for index in range(SEARCH_SEGMENTS)]
+        experts = self.problem.experts
+        # With momentum m an expert moves as if its rate were 1 / (1 − m) as large.
+        guess = experts.lr / (1 - experts.momentum) * self._covered(self.first_segment)
+        drawn = [self._segment("inner lr", index, self._search_schedule()) for index in range(SEARCH_SEGMENTS)]
         pairs = [(start, end) for _, start, end in drawn]
-        guess = self.problem.config.inner_lr_guess()
-        return torch.tensor(
-            search_inner_lr(self.network, self.learner.synthetic, pairs, self._batches(drawn[0][0]), guess)
-        ).log()
+        batches = self._batches(drawn[0][0])
+        return torch.tensor(search_inner_lr(self.network, self.learner.synthetic, pairs, batches, guess)).log()
 
     def _batches(self, segment: Segment) -> list[Batch]:
-        config, draw = self.problem.config, self.seeds.stream("inner batches", self.step)
-        student = config.student
-        steps = student_steps(segment, student.steps_per_snapshot, student.steps_min, config.student_steps_max)
-        return inner_batches(len(self.learner.synthetic.images), student.batch_size, steps, self.ops, draw)
+        draw, size = self.seeds.stream("inner batches", self.step), self.problem.config.student.batch_size
+        return inner_batches(len(self.learner.synthetic.images), size, self._student_steps(segment), self.ops, draw)
 
     def _plan(self, start: torch.Tensor, batches: list[Batch]) -> Plan:
         key = (len(batches), len(batches[0].rows))

@@ -36,6 +36,8 @@ def refused(*tables):
         ({"experts": {"lr": 0}}, "experts.lr: Input should be greater than 0, got 0"),
         ({"ipc": 0}, "ipc must be 1 or more, got 0"),
         ({"schedule": {"end_min": 5, "end_max": 3}}, "schedule: end_max 3 lies before end_min 5"),
+        ({"schedule": {"start": 4, "end_min": 4}}, "schedule: start 4 does not lie before the first end, 4"),
+        ({"schedule": {"start_min": 5, "start_max": 3}}, "schedule: start_max 3 lies before start_min 5"),
         ({"student": {"steps_min": 9, "steps_max": 4}}, "student: steps_max 4 is below steps_min 9"),
         ({"experts": {"steps": 5}}, "experts: 20 snapshots don't fit into 5 steps; take fewer or train longer"),
     ],
@@ -58,6 +60,8 @@ def test_batch_norm_is_refused_for_matching_with_the_reason():
         ({"experts": {"snapshots": 4}, "schedule": {"end_max": 5}}, "trajectories end at snapshot 4"),
         ({"method": "mtt", "schedule": {"start_max": 19}}, "schedule.start_max + length is snapshot 21"),
         ({"method": "mtt", "schedule": {"length": 21}}, "is snapshot 21"),
+        ({"schedule": {"later_share": 0.5, "start_min": 19}}, "schedule.start_min + length is snapshot 21"),
+        ({"schedule": {"start": 20}}, "schedule.start + 1 is snapshot 21"),
     ],
 )
 def test_a_segment_beyond_the_trajectory_is_refused_with_the_way_out(asked, words):
@@ -146,19 +150,6 @@ def test_a_settings_file_that_can_not_be_used_is_named(tmp_path, name, text, wor
     with pytest.raises(ConfigError) as caught:
         read_table(path)
     assert words in str(caught.value)
-
-
-def test_the_first_inner_lr_spreads_the_experts_way_over_the_students_steps():
-    evenly = resolve(
-        {
-            "experts": {"lr": 0.01, "steps": 400, "snapshots": 20, "spacing": 1.0},
-            "schedule": {"end_min": 4},
-            "student": {"steps_per_snapshot": 2.0},
-        }
-    )
-    assert evenly.inner_lr_guess() == pytest.approx(0.01 * (400 * 4 / 20) / 8)
-    heavy = evenly.replace(experts={"momentum": 0.9})
-    assert heavy.inner_lr_guess() == pytest.approx(10 * evenly.inner_lr_guess())
 
 
 def test_students_take_fewer_steps_through_more_images_unless_told_otherwise():

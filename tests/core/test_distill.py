@@ -1,5 +1,6 @@
 """One outer step: what it updates, what it skips, where the inner lr begins."""
 
+import copy
 import math
 
 import pytest
@@ -49,6 +50,17 @@ def test_the_first_inner_lr_is_the_largest_that_is_about_as_good_as_the_best(cas
     good = [lr for lr, loss in losses.items() if loss <= min(losses.values()) + SEARCH_TOLERANCE]
     assert found == max(good)
     assert 0.04 < found < 0.07
+
+
+def test_pace_scales_the_inner_lr_of_one_segment_and_leaves_what_is_learned_of_it_comparable(case):
+    network, synthetic, start, target, batches = case
+    slower, paced = copy.deepcopy(synthetic), copy.deepcopy(synthetic)
+    slower.log_lr.add_(math.log(0.25))
+    first = outer_step(network, Learner(slower, RATES), start, target, batches)
+    second = outer_step(network, Learner(paced, RATES), start, target, batches, pace=0.25)
+    assert first.loss == second.loss
+    assert torch.equal(slower.images, paced.images)
+    assert math.isclose(float(paced.log_lr - slower.log_lr), math.log(4), rel_tol=1e-6)
 
 
 def test_where_images_don_t_help_the_student_still_moves_a_little(case):

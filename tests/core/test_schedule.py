@@ -5,14 +5,15 @@ import itertools
 import pytest
 import torch
 
-from ptm_ray.core.schedule import ByCount, ByProgress, RandomSegments, Segment, student_steps
+from ptm_ray.core.schedule import ByCount, ByProgress, Interleaved, RandomSegments, Segment, student_steps
 
 
 def ends(schedule, steps, loss):
     progress, found = schedule.begin(), []
     for outer_step in range(steps):
-        found.append(schedule.segment(progress, torch.Generator()).end)
-        progress = schedule.advance(progress, outer_step, loss(outer_step))
+        segment = schedule.segment(progress, torch.Generator())
+        found.append(segment.end)
+        progress = schedule.advance(progress, segment, outer_step, loss(outer_step))
     return found
 
 
@@ -38,12 +39,14 @@ def test_growth_by_progress_moves_on_when_patience_ends():
     assert ends(ByProgress(1, 3, threshold=0.5, patience=4), 12, lambda _: 2.0) == [1] * 4 + [2] * 4 + [3] * 4
 
 
-def test_progressive_segments_start_at_the_initialisation():
-    for schedule in (ByCount(1, 9, 10), ByProgress(1, 9, 0.5, 5)):
+@pytest.mark.parametrize("start", [0, 2])
+def test_progressive_segments_keep_their_start(start):
+    for schedule in (ByCount(3, 9, 10, start=start), ByProgress(3, 9, 0.5, 5, start=start)):
         progress = schedule.begin()
         for step in range(30):
-            assert schedule.segment(progress, torch.Generator()).start == 0
-            progress = schedule.advance(progress, step, 0.1)
+            segment = schedule.segment(progress, torch.Generator())
+            assert segment.start == start
+            progress = schedule.advance(progress, segment, step, 0.1)
 
 
 def test_random_segments_have_one_length_and_reach_every_start():
@@ -52,6 +55,40 @@ def test_random_segments_have_one_length_and_reach_every_start():
     segments = [schedule.segment(schedule.begin(), draw) for _ in range(200)]
     assert {s.start for s in segments} == {0, 1, 2, 3, 4}
     assert {s.length for s in segments} == {2}
+
+
+def test_random_segments_start_no_earlier_than_told():
+    draw = torch.Generator().manual_seed(0)
+    schedule = RandomSegments(start_max=4, length=2, start_min=3)
+    assert {schedule.segment(schedule.begin(), draw).start for _ in range(100)} == {3, 4}
+
+
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("kind", ["count", "progress"])
+def test_interleaved_segments_leave_growth_to_the_progressive_ones(kind, start):
+    if kind == "count":
+        progressive = ByCount(3, 6, growth=400, start=start)
+    else:
+        progressive = ByProgress(3, 6, threshold=0.5, patience=40, start=start)
+    schedule, draw = Interleaved(progressive, RandomSegments(4, 2, start_min=1), share=0.25), torch.Generator()
+    draw.manual_seed(0)
+    progress, later, reached = schedule.begin(), [], []
+    for step in range(400):
+        segment = schedule.segment(progress, draw)
+        after = schedule.advance(progress, segment, step, 0.9)
+        if segment == progressive.at(progress):
+            assert after == progressive.advance(progress, segment, step, 0.9)
+            reached.append(segment.end)
+        else:
+            assert after == progress
+            later.append(segment)
+        progress = after
+    assert len(later) == pytest.approx(100, abs=30)
+    assert {s.start for s in later} == {1, 2, 3, 4}
+    assert {s.length for s in later} == {2}
+    assert reached[0] == 3
+    assert reached[-1] == 6
+    assert reached == sorted(reached)
 
 
 def test_student_steps_follow_the_segment_within_their_bounds():

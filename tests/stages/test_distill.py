@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ptm_ray.core.schedule import Segment
 from ptm_ray.errors import DivergedError
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.experts import ExpertTrainer
@@ -59,7 +60,16 @@ def without_clock(run):
     return [{key: value for key, value in vars(row).items() if key != "elapsed_s"} for row in run.rows]
 
 
-@pytest.mark.parametrize("settings", [{}, EVERYTHING, {"method": "mtt"}, {"images": {"optimiser": "sgd", "lr": 50.0}}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        EVERYTHING,
+        {"method": "mtt"},
+        {"schedule": {"later_share": 0.5}},
+        {"images": {"optimiser": "sgd", "lr": 50.0}},
+    ],
+)
 @pytest.mark.parametrize("stops", [(1,), (4,), (3, 4, 2)])
 def test_a_run_that_was_stopped_gives_the_same_images_bit_for_bit(tmp_path, settings, stops):
     problem = small_problem(**settings)
@@ -90,7 +100,7 @@ def test_a_checkpoint_in_mid_cycle_was_among_those_resumed(tmp_path):
 
 
 def test_the_end_starts_at_end_min_never_falls_and_reaches_end_max(tmp_path):
-    rows = list(distillation(small_problem(schedule={"end_min": 2, "end_max": 5}), tmp_path).run())
+    rows = list(distillation(small_problem(schedule={"start": 0, "end_min": 2, "end_max": 5}), tmp_path).run())
     ends = [row.end for row in rows]
     assert (ends[0], ends[-1]) == (2, 5)
     assert ends == sorted(ends)
@@ -199,3 +209,67 @@ def test_images_stay_between_black_and_white_unless_told_otherwise(tmp_path):
         low, high = problem.whitening.bounds
         images = run.learner.synthetic.images
         assert bool(((images >= low) & (images <= high)).all()) is in_range
+
+
+PACED = {
+    "experts": {"count": 1, "steps": 16, "snapshots": 8, "spacing": 1.0},
+    "schedule": {"start": 0, "end_min": 4, "end_max": 8, "later_share": 0.5, "length": 2},
+    "student": {"steps_min": 4, "steps_max": 8},
+}
+
+
+def test_a_later_segment_has_the_pace_of_what_an_inner_step_of_it_covers(tmp_path):
+    run = distillation(small_problem(**PACED), tmp_path / "run")
+    assert run._pace(Segment(0, 4)) == 1
+    assert run._pace(Segment(0, 8)) == 1
+    assert run._pace(Segment(3, 5)) == 0.5
+    denser_early = {**PACED, "experts": {**PACED["experts"], "spacing": 2.0}}
+    run = distillation(small_problem(**denser_early), tmp_path / "denser")
+    # Snapshots at 0, 1, 2, 3, 4, 6, 9, 12, 16: 4 steps of the expert in 4 of the student, 5 in 4, 16 in 8.
+    assert [run._pace(Segment(*ends)) for ends in ((0, 4), (4, 6), (0, 8))] == [1, 1.25, 2]
+
+
+def test_random_segments_on_even_snapshots_have_one_pace(tmp_path):
+    run = distillation(small_problem(schedule={"kind": "random"}), tmp_path / "run")
+    last = run.problem.config.experts.snapshots
+    length = run.problem.config.schedule.length
+    assert {run._pace(Segment(start, start + length)) for start in range(last - length + 1)} == {1.0}
+
+
+def test_the_first_inner_lr_is_searched_around_the_experts_way_spread_over_the_students_steps(tmp_path):
+    run = distillation(small_problem(**PACED), tmp_path / "run")
+    # 8 steps of the expert in 4 of the student, at the expert's rate, or that times a power of two.
+    guess = run.problem.experts.lr * 8 / 4
+    ratios = [float(run.learner.synthetic.log_lr.exp()) / (guess * 2.0**-k) for k in range(-1, 5)]
+    assert min(abs(ratio - 1) for ratio in ratios) < 1e-5
+
+
+def test_progressive_segments_begin_where_experts_know_what_the_initial_set_teaches(tmp_path):
+    settings = {"experts": {"count": 4, "steps": 40, "snapshots": 8}, "schedule": {"end_min": None, "length": 2}}
+    problem = small_problem(**settings)
+    trajectories = InMemory(problem)
+    images, labels = problem.tensors("val")
+    network = problem.network()
+
+    def accuracy(expert, snapshot):
+        predicted = network.logits(torch.tensor(trajectories.vector(expert, snapshot)), images).argmax(1)
+        return [float((predicted[labels == label] == label).float().mean()) for label in labels.unique()]
+
+    curve = [sum(sum(accuracy(e, k)) / 3 for e in range(3)) / 3 for k in range(7)]
+    found = {}
+    for score in (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        run = distillation(problem, tmp_path / f"{score}", ScriptedScorer(score), trajectories)
+        found[score] = run.start
+        # A crossing of the curve, the only one where it rises steadily; its last snapshot where there is none.
+        assert run.start == 6 or curve[run.start] >= score
+        assert run.start == 0 or curve[run.start - 1] < score
+    assert (found[0.0], found[1.0]) == (0, 6)
+    assert len(set(found.values())) > 2
+    first = next(distillation(problem, tmp_path / "0.6", ScriptedScorer(0.6), trajectories).run())
+    assert (first.start, first.end) == (found[0.6], -(-(found[0.6] + 8) // 2))
+
+
+@pytest.mark.parametrize("settings", [{"schedule": {"start": 0}}, {"images": {"init": "noise"}}])
+def test_segments_begin_at_the_initialisation_where_asked_to_and_from_noise(tmp_path, settings):
+    run = distillation(small_problem(**settings), tmp_path, ScriptedScorer(1.0))
+    assert {row.start for row in run.run()} == {0}
