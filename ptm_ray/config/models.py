@@ -85,8 +85,8 @@ class ScheduleSettings(Settings):
     kind: Literal["progress", "count", "random"] = "progress"
     """progress: the end grows as the student learns. count: it grows with the outer steps. random: MTT."""
     start: Count | None = None
-    """progress, count: fixed start snapshot; by default where experts know as much of the validation images as the
-    first synthetic images teach: 0 from noise, later the more real images a set begins with."""
+    """progress, count: fixed start snapshot; by default where experts know almost as much of the validation images
+    as the first synthetic images teach: 0 from noise, later the more real images a set begins with."""
     end_min: Positive | None = None
     """First end snapshot; by default half way from the start to the last."""
     end_max: Positive | None = None
@@ -183,10 +183,12 @@ class OverlapSettings(Settings):
     """Needs two images per class."""
     threshold: Rate = 0.9
     """A cycle begins once the overlap ratio falls below this; real halves have about 1."""
-    weight: Rate = 0.05
-    """Weight of the overlap ratio beside the matching loss while separating."""
-    look_every: Positive = 20
-    """Outer steps of matching between two looks at the overlap."""
+    weight: Rate = 1.0
+    """How strongly the overlap ratio's gradient counts while separating: its norm over the matching gradient's. (The
+    MMD weight, in units that mean the same on every dataset.)"""
+    look_every: Positive | None = None
+    """Outer steps of matching between two looks at the overlap; by default as many as between two validations, whose
+    score a cycle needs anyway."""
     separate_steps: Positive = 5
     """Outer steps of the separate phase."""
     retrain_steps: Positive = 10

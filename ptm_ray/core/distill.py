@@ -192,9 +192,9 @@ def outer_step(
 
     The student's steps are of inner lr α · `pace`, so that one α serves segments that differ in what a step covers.
 
-    `separation` adds −weight · overlap ratio to the loss (the separate phase); `moving` limits the update to those
-    rows (separate and retrain). An update that is not finite, or whose loss has exploded, is skipped and the inner lr
-    backs off.
+    `separation` also climbs the overlap ratio (the separate phase), by its gradient scaled to `weight` times the norm
+    of the matching gradient; `moving` limits the update to those rows (separate and retrain). An update that is not
+    finite, or whose loss has exploded, is skipped and the inner lr backs off.
     """
     now = learner.synthetic
     log_lr = now.log_lr + math.log(pace)
@@ -208,7 +208,10 @@ def outer_step(
         ratio, apart = separation_gradient(
             network, separation.theta, now.images, now.classes, separation.halves, separation.real
         )
-        gradients = gradients._replace(images=gradients.images - separation.weight * apart)
+        # Of a size to hold its own beside the matching gradient, whatever the units of either on these images.
+        floor = torch.finfo(apart.dtype).tiny
+        size = gradients.images[moving].norm() / apart[moving].norm().clamp_min(floor)
+        gradients = gradients._replace(images=gradients.images - separation.weight * size * apart)
         overlap = float(ratio)
     learner.update(gradients, moving)
     return StepMetrics(loss, inner_lr, skipped=False, overlap=overlap)

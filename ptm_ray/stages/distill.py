@@ -166,7 +166,7 @@ class Distillation:
         self.selection = Selection(scorer, problem.tensors("val")[1])
         self.mitigation = None
         if mitigation.applies(problem):
-            self.mitigation = Mitigation(problem, self.network, self.seeds, self._validate_now)
+            self.mitigation = Mitigation(problem, self.network, self.seeds, self._validate_now, self.validate_every)
         self.rows: list[Row] = []
         self.skipped_in_a_row = 0
         self._plans: dict[tuple[int, int], Plan] = {}
@@ -235,7 +235,7 @@ class Distillation:
                 self._checkpoint()
                 saved = now
         self._checkpoint()
-        if stop_after is None and self.step % self.validate_every:
+        if stop_after is None and self.step > self.selection.latest:
             # After the checkpoint: a run that is resumed with more time must not remember where it once ended.
             self._validate_now()
 
@@ -252,6 +252,10 @@ class Distillation:
         batches = self._batches(segment)
         looked = None if self.mitigation is None else self.mitigation.look(self.learner, end, step)
         phase = Phase.MATCH if self.mitigation is None else self.mitigation.phase
+        if step - self.selection.latest >= self.validate_every:
+            # After the look, which has scored this very set where it began a cycle.
+            self.selection.submit(step, self.learner.result())
+        self.selection.collect(wait=False)
         metrics = outer_step(
             self.network,
             self.learner,
@@ -269,9 +273,6 @@ class Distillation:
         self.step += 1
         if self.mitigation is not None:
             self.mitigation.advance(self.learner, self.step)
-        if self.step % self.validate_every == 0:
-            self.selection.submit(self.step, self.learner.result())
-            self.selection.collect(wait=False)
         overlap = metrics.overlap if looked is None else looked
         return Row(
             outer_step=step,

@@ -2,8 +2,8 @@
 
 Ten real images of a class teach a network what experts learn in most of their steps. Segments that begin at the
 initialisation would then teach them what they show already, and at that the worse for it: on held-out images, sets of
-ten images per class lost up to six points by them. So matching begins where experts know as much as the first set
-teaches. Own design; PTM always begins at snapshot 0, which `schedule.start` can ask for.
+ten images per class lost up to six points by them. So matching begins where experts still know a little less than
+the first set teaches. Own design; PTM always begins at snapshot 0, which `schedule.start` can ask for.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def head_start(
     known: Float[Tensor, " n"],
     generator: torch.Generator,
 ) -> int:
-    """First snapshot, of 0 … `last`, at which experts know as many of these images as `known` says; `last` if none is.
+    """Last snapshot, of 0 … `last`, at which experts know fewer of these images than `known` says; 0 if none does.
 
     `vector(expert, snapshot)` are parameters. `known` is, for each image, the share of networks trained on the first
     set that know its class. Balanced accuracy is compared, by bisection, as it rises along a trajectory.
@@ -49,11 +49,11 @@ def head_start(
                 found.append(hits(network.logits(theta, images).softmax(1), labels))
         return balanced_accuracy(torch.stack(found).mean(0), labels)
 
-    low, high = 0, last
-    while low < high:
+    low, high = 0, last + 1
+    while high - low > 1:
         middle = (low + high) // 2
-        if accuracy(middle) >= wanted:
-            high = middle
+        if accuracy(middle) < wanted:
+            low = middle
         else:
-            low = middle + 1
+            high = middle
     return low

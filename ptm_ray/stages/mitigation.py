@@ -49,13 +49,17 @@ class Mitigation:
     """Measures the overlap of the set every few outer steps and runs a cycle where it is too large.
 
     `validate` scores the set as it is now on the validation split; a cycle that leaves it worse is undone.
+    `validate_every`: outer steps between the run's own validations.
     """
 
-    def __init__(self, problem: Problem, network: Network, seeds: Seeds, validate: Callable[[], float]) -> None:
+    def __init__(
+        self, problem: Problem, network: Network, seeds: Seeds, validate: Callable[[], float], validate_every: int
+    ) -> None:
         self._settings: OverlapSettings = problem.config.overlap
+        self._look_every = self._settings.look_every or validate_every
         self._half = problem.config.ipc // 2
         self._network, self._seeds, self._validate = network, seeds, validate
-        self._cycle = Cycle(Phase.MATCH, self._settings.look_every)
+        self._cycle = Cycle(Phase.MATCH, self._look_every)
         self._halves: Halves | None = None
         self._before: _Before | None = None
         self._real = _real_sample(problem, seeds)
@@ -126,9 +130,7 @@ class Mitigation:
 
     def _next(self, *, start: bool) -> Cycle:
         settings = self._settings
-        return overlap.next_phase(
-            self._cycle, settings.separate_steps, settings.retrain_steps, settings.look_every, start
-        )
+        return overlap.next_phase(self._cycle, settings.separate_steps, settings.retrain_steps, self._look_every, start)
 
     def _references(self, theta: Tensor, stage: str, outer_step: int) -> dict[int, overlap.Reference]:
         return overlap.references(self._network, theta, self._real, self._half, self._seeds.stream(stage, outer_step))

@@ -61,6 +61,8 @@ class Selection:
         self._waiting: dict[int, tuple[int, dict[str, Any]]] = {}
         self._arrived: dict[int, Tensor] = {}
         self._submitted = 0
+        #: Outer step of the candidate that was handed over last.
+        self.latest = 0
         self._best: Candidate | None = None
         self.kept: Candidate | None = None
         self.scores: list[tuple[int, float]] = []
@@ -69,6 +71,7 @@ class Selection:
         """Hands a candidate over."""
         tag = self._submitted
         self._submitted += 1
+        self.latest = outer_step
         learned = {
             "images": candidate.images,
             "log_lr": candidate.log_lr,
@@ -120,3 +123,4 @@ class Selection:
         self.kept = None if state["kept"] is None else Candidate(**state["kept"])
         self.scores = [(step, score) for step, score in state["scores"]]
         self._submitted = len(self.scores)
+        self.latest = max((step for step, _ in self.scores), default=0)

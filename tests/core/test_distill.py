@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from ptm_ray.core import nets
-from ptm_ray.core.distill import BACK_OFF, SEARCH_TOLERANCE, Learner, OuterRates, outer_step, search_inner_lr
+from ptm_ray.core.distill import (
+    BACK_OFF,
+    SEARCH_TOLERANCE,
+    Learner,
+    OuterRates,
+    Separation,
+    outer_step,
+    search_inner_lr,
+)
+from ptm_ray.core.overlap import references, separation_gradient, split
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import from_noise, inner_batches
 from ptm_ray.core.unroll import matching_gradients
@@ -97,3 +106,31 @@ def test_images_that_stand_still_are_not_touched(case):
     outer_step(network, Learner(synthetic, RATES), start, 2 * target - start, batches, moving=moving)
     changed = (synthetic.images != before).flatten(1).any(1)
     assert changed.tolist() == [True, False, False, True]
+
+
+def separating_step(case, weight):
+    network, synthetic, start, target, batches = case
+    mine = copy.deepcopy(synthetic)
+    halves = split(mine.classes, Seeds(1).stream("halves"))
+    draw = Seeds(2).stream("real")
+    real = references(network, target, {k: torch.randn(6, 1, 8, 8, generator=draw) for k in (0, 1)}, 1, draw)
+    separation = Separation(halves, target, real, weight)
+    learner = Learner(mine, OuterRates("sgd", 1.0, 0.0, 0.0, 0.0, 5.0))
+    # Away from the target's own student, so that there is a matching gradient.
+    mine.log_lr.add_(0.5)
+    gradients = matching_gradients(network, start, target, mine.images, mine.labels(), mine.log_lr, batches)
+    _, apart = separation_gradient(network, target, mine.images, mine.classes, halves, real)
+    before = mine.images.clone()
+    outer_step(network, learner, start, target, batches, separation=separation, moving=halves.moving)
+    return before - mine.images, gradients.images, apart, halves
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_separation_counts_by_its_weight_beside_the_matching_gradient_whatever_their_units(case, weight):
+    moved, matching, apart, halves = separating_step(case, weight)
+    rows = halves.moving
+    climbed = matching[rows] - moved[rows]
+    assert float(climbed.norm() / matching[rows].norm()) == pytest.approx(weight, rel=1e-4)
+    along = torch.nn.functional.cosine_similarity(climbed.flatten(), apart[rows].flatten(), dim=0)
+    assert float(along) == pytest.approx(1, abs=1e-4)
+    assert not moved[halves.standing].any()

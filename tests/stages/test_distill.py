@@ -260,9 +260,9 @@ def test_progressive_segments_begin_where_experts_know_what_the_initial_set_teac
     for score in (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         run = distillation(problem, tmp_path / f"{score}", ScriptedScorer(score), trajectories)
         found[score] = run.start
-        # A crossing of the curve, the only one where it rises steadily; its last snapshot where there is none.
-        assert run.start == 6 or curve[run.start] >= score
-        assert run.start == 0 or curve[run.start - 1] < score
+        # A crossing of the curve, the only one where it rises steadily; at either end where there is none.
+        assert run.start == 0 or curve[run.start] < score
+        assert run.start == 6 or curve[run.start + 1] >= score
     assert (found[0.0], found[1.0]) == (0, 6)
     assert len(set(found.values())) > 2
     first = next(distillation(problem, tmp_path / "0.6", ScriptedScorer(0.6), trajectories).run())
