@@ -16,7 +16,7 @@ SETTINGS = {
     "outer_steps": 12,
     "network": {"width": 8, "depth": 2},
     "experts": {"count": 2, "steps": 20, "snapshots": 5, "spacing": 1.0, "batch_size": 32},
-    "schedule": {"kind": "count", "end_min": 1, "growth": 8},
+    "schedule": {"kind": "count", "end_min": 1, "growth": 8, "later_share": 0.0},
     "student": {"steps_per_snapshot": 1.0, "steps_min": 2, "steps_max": 4},
     "evaluation": {
         "seeds": 2,

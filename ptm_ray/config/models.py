@@ -99,8 +99,9 @@ class ScheduleSettings(Settings):
     """count: outer steps over which the end grows."""
     shape: Literal["linear", "cosine", "stepped"] = "linear"
     """count: how it grows."""
-    later_share: Share = 0.0
-    """progress, count: share of outer steps that match a short segment from a random later start instead."""
+    later_share: Share = 0.7
+    """progress, count: share of outer steps that match a short segment from a random later start instead. 0 is PTM as
+    published."""
     length: Positive = 2
     """Snapshots of a random or later segment."""
     start_min: Count | None = None
@@ -125,7 +126,7 @@ class StudentSettings(Settings):
 
     steps_per_snapshot: Rate = 1.0
     """Inner steps for each snapshot of the segment, so that longer segments get longer students."""
-    steps_min: Positive = 8
+    steps_min: Positive = 10
     """Fewest inner steps."""
     steps_max: Positive | None = None
     """Most inner steps; by default 20 / ∛ipc, but never fewer than the fewest: a step through many images costs more
@@ -183,14 +184,14 @@ class OverlapSettings(Settings):
     """Needs two images per class."""
     threshold: Rate = 0.9
     """A cycle begins once the overlap ratio falls below this; real halves have about 1."""
-    weight: Rate = 1.0
+    weight: Rate = 4.0
     """How strongly the overlap ratio's gradient counts while separating: its norm over the matching gradient's. (The
     MMD weight, in units that mean the same on every dataset.)"""
     look_every: Positive | None = None
     """Outer steps of matching between two looks at the overlap; by default as many as between two validations, whose
     score a cycle needs anyway."""
-    separate_steps: Positive = 5
-    """Outer steps of the separate phase."""
+    separate_steps: Positive = 15
+    """Most outer steps of the separate phase, which ends once the halves are as varied as real ones."""
     retrain_steps: Positive = 10
     """Outer steps of the retrain phase."""
 

@@ -264,7 +264,7 @@ class Distillation:
             batches,
             pace=self._pace(segment),
             plan=self._plan(start, batches),
-            separation=None if self.mitigation is None else self.mitigation.separation(end, step),
+            separation=None if self.mitigation is None else self.mitigation.separation(),
             moving=None if self.mitigation is None else self.mitigation.moving,
         )
         self._count_skipped(metrics.skipped, metrics.loss)
@@ -272,7 +272,7 @@ class Distillation:
             self.progress = self.schedule.advance(self.progress, segment, step, metrics.loss)
         self.step += 1
         if self.mitigation is not None:
-            self.mitigation.advance(self.learner, self.step)
+            self.mitigation.advance(self.learner, self.step, metrics.overlap)
         overlap = metrics.overlap if looked is None else looked
         return Row(
             outer_step=step,

@@ -19,6 +19,8 @@ from ptm_ray.stages.problem import Problem
 
 #: Real images of each class that the overlap is measured against.
 REAL_SAMPLE = 64
+#: The overlap ratio at which halves are as varied as real ones: nothing is won by driving them further apart.
+AS_VARIED = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Mitigation:
     ) -> None:
         self._settings: OverlapSettings = problem.config.overlap
         self._look_every = self._settings.look_every or validate_every
+        self._enough = max(AS_VARIED, self._settings.threshold)
         self._half = problem.config.ipc // 2
         self._network, self._seeds, self._validate = network, seeds, validate
         self._cycle = Cycle(Phase.MATCH, self._look_every)
@@ -86,16 +89,28 @@ class Mitigation:
             self._cycle = self._next(start=True)
         return ratio
 
-    def separation(self, theta: Tensor, outer_step: int) -> Separation | None:
-        """What the outer step needs in the separate phase; None in the others."""
-        if self._halves is None or self.phase is not Phase.SEPARATE:
-            return None
-        real = self._references(theta, "separation", outer_step)
-        return Separation(self._halves, theta, real, self._settings.weight)
+    def separation(self) -> Separation | None:
+        """What the outer step needs in the separate phase; None in the others.
 
-    def advance(self, learner: Learner, outer_step: int) -> None:
-        """Moves the cycle on by one outer step; at its end, keeps it only if validation accuracy did not suffer."""
+        In one embedding for the whole phase, that of the look: halves that part there also part in the embeddings of
+        other experts, while steps that each climb in another embedding cancel each other out.
+        """
+        if self.phase is not Phase.SEPARATE:
+            return None
+        assert self._halves is not None
+        assert self._before is not None
+        before = self._before
+        real = self._references(before.theta, "overlap", before.outer_step)
+        return Separation(self._halves, before.theta, real, self._settings.weight)
+
+    def advance(self, learner: Learner, outer_step: int, ratio: float | None) -> None:
+        """Moves the cycle on by one outer step, in which the overlap ratio was `ratio` where it was separating.
+
+        At the cycle's end, keeps it only if validation accuracy did not suffer.
+        """
         was = self.phase
+        if was is Phase.SEPARATE and ratio is not None and ratio >= self._enough:
+            self._cycle = self._cycle._replace(left=1)
         self._cycle = self._next(start=False)
         if was is not Phase.RETRAIN or self.phase is not Phase.MATCH:
             return

@@ -153,7 +153,7 @@ def test_a_settings_file_that_can_not_be_used_is_named(tmp_path, name, text, wor
 
 
 def test_students_take_fewer_steps_through_more_images_unless_told_otherwise():
-    assert [resolve({"ipc": ipc}).student_steps_max for ipc in (1, 2, 10, 50, 10_000)] == [20, 16, 9, 8, 8]
+    assert [resolve({"ipc": ipc}).student_steps_max for ipc in (1, 2, 10, 50, 10_000)] == [20, 16, 10, 10, 10]
     assert resolve({"ipc": 10, "student": {"steps_min": 30}}).student_steps_max == 30
     assert resolve({"ipc": 10, "student": {"steps_max": 40}}).student_steps_max == 40
 

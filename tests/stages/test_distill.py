@@ -109,7 +109,7 @@ def test_the_end_starts_at_end_min_never_falls_and_reaches_end_max(tmp_path):
 
 
 def test_any_candidate_may_be_kept_the_first_included(tmp_path):
-    problem = small_problem()
+    problem = small_problem(overlap={"enabled": False})
     run = distillation(problem, tmp_path / "a", ScriptedScorer(0.9, 0.2, 0.8))
     start = run.learner.result()
     list(run.run())
