@@ -11,10 +11,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptm_ray.api import DistillResult, SyntheticSet, distill, evaluate, load_dataset, train_experts
+    from ptm_ray.api import (
+        DistillResult,
+        SweepResult,
+        SyntheticSet,
+        distill,
+        evaluate,
+        load_dataset,
+        sweep,
+        train_experts,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["DistillResult", "SyntheticSet", "distill", "evaluate", "load_dataset", "train_experts"]
+__all__ = [
+    "DistillResult",
+    "SweepResult",
+    "SyntheticSet",
+    "distill",
+    "evaluate",
+    "load_dataset",
+    "sweep",
+    "train_experts",
+]
 
 
 def __getattr__(name: str) -> Any:

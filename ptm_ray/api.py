@@ -2,13 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.base import merge
 from ptm_ray.config.files import read_table, resolve
+from ptm_ray.config.sweep import SweepConfig, read_sweep
 from ptm_ray.data import MedicalDataset, load_dataset
 from ptm_ray.data.load import load_training_images
 from ptm_ray.errors import DataError
@@ -17,7 +18,19 @@ from ptm_ray.orchestrate.distill import DistillResult, Watcher
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet
 
-__all__ = ["DistillResult", "SyntheticSet", "distill", "evaluate", "load_dataset", "train_experts"]
+if TYPE_CHECKING:
+    from ptm_ray.orchestrate.sweep import SweepResult
+
+__all__ = [
+    "DistillResult",
+    "SweepResult",
+    "SyntheticSet",
+    "distill",
+    "evaluate",
+    "load_dataset",
+    "sweep",
+    "train_experts",
+]
 
 Data = str | Path | MedicalDataset
 #: Settings, or a TOML file of them; those given by name win over both.
@@ -136,6 +149,45 @@ def evaluate(
     probabilities = np.eye(dataset.num_classes, dtype=np.float32)[labels] if soft is None else soft
     overall, each = on_ray.evaluate(problem, images, probabilities, workers=workers, watcher=watcher)
     return {"scores": overall, "by_network": each}
+
+
+def sweep(
+    asked: SweepConfig | dict[str, Any] | str | Path,
+    data: Data | None = None,
+    *,
+    out: str | Path,
+    experts_dir: str | Path | None = None,
+    data_root: str | Path | None = None,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+) -> "SweepResult":
+    """Searches settings with Ray Tune: table and pictures of all trials and the best one's set, into `out`.
+
+    `asked` is a sweep file (tune_configs has some), or what such a file says. `data` wins over the dataset named there.
+    The same call with the same `out` goes on where a stopped one ended.
+    """
+    # Tune takes a second to import, which those who never sweep need not wait for.
+    from ptm_ray.orchestrate import sweep as on_tune
+
+    if isinstance(asked, str | Path):
+        asked = read_sweep(Path(asked))
+    elif not isinstance(asked, SweepConfig):
+        asked = SweepConfig.of(asked)
+    if data is not None:
+        name = data.name if isinstance(data, MedicalDataset) else str(data)
+        asked = asked.replace(settings={"data": name})
+    first = asked.check().experts_wanted()[0]
+    dataset = _dataset(data or first.data, first, data_root)
+    root = Path(experts_dir) if experts_dir else default_experts_dir()
+    return on_tune.sweep(asked, dataset, Path(out), experts_root=root, workers=workers, watcher=watcher)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SweepResult":
+        from ptm_ray.orchestrate.sweep import SweepResult
+
+        return SweepResult
+    raise AttributeError(f"module 'ptm_ray.api' has no attribute {name!r}")
 
 
 #: What of a set's settings decides how it is scored.

@@ -56,7 +56,8 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
 
 def one_line(model: type[BaseModel], error: ValidationError) -> str:
     """The first thing that is wrong, with its value and, for unknown names, the nearest known ones."""
-    first = error.errors()[0]
+    # A misspelt name comes first: it is why another may seem to be missing.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, first["loc"][:-1])
@@ -65,6 +66,8 @@ def one_line(model: type[BaseModel], error: ValidationError) -> str:
         # Our own validators say the value themselves.
         own = first["msg"].removeprefix("Value error, ")
         return f"{where}: {own}" if where else own
+    if first["type"] == "missing":
+        return f"{where} is missing; known: {', '.join(_fields_at(model, first['loc'][:-1]))}"
     message = first["msg"]
     if first["type"] == "literal_error":
         known = re.findall(r"'([^']+)'", first["ctx"]["expected"])

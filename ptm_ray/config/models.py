@@ -184,9 +184,9 @@ class OverlapSettings(Settings):
     """Needs two images per class."""
     threshold: Rate = 0.9
     """A cycle begins once the overlap ratio falls below this; real halves have about 1."""
-    weight: Rate = 4.0
+    weight: Annotated[float, Field(ge=0)] = 4.0
     """How strongly the overlap ratio's gradient counts while separating: its norm over the matching gradient's. (The
-    MMD weight, in units that mean the same on every dataset.)"""
+    MMD weight, in units that mean the same on every dataset.) 0 is the same as not enabled."""
     look_every: Positive | None = None
     """Outer steps of matching between two looks at the overlap; by default as many as between two validations, whose
     score a cycle needs anyway."""

@@ -71,7 +71,7 @@ def train_experts(
     with connected(workers):
         problem_ref = ray.put(problem)
         actors = start_workers(problem_ref, min(count_workers(workers), problem.experts.count))
-        buffer = _experts(problem, problem_ref, actors, experts_root, watcher or Nobody())
+        buffer = experts_with_progress(problem, problem_ref, actors, experts_root, watcher or Nobody())
     return buffer.store.folder
 
 
@@ -94,12 +94,12 @@ def distill(
     watcher = watcher or Nobody()
     problem = Problem(dataset, config).check()
     folder = RunFolder(out)
-    folder.claim({"config": config.model_dump(mode="json"), "dataset": dataset.fingerprint})
+    folder.claim(run_identity(config, dataset))
     started = time.monotonic()
     with connected(workers):
         problem_ref = ray.put(problem)
         actors = start_workers(problem_ref, count_workers(workers))
-        buffer = _experts(problem, problem_ref, actors, experts_root, watcher)
+        buffer = experts_with_progress(problem, problem_ref, actors, experts_root, watcher)
         experts_s = time.monotonic() - started
         found = _distillation(problem, actors, buffer, folder, budget_s, watcher)
         held = folder.load_result()
@@ -142,6 +142,11 @@ def evaluate(
     return evaluators.by_kind(results), evaluators.by_network(results)
 
 
+def run_identity(config: DistillConfig, dataset: MedicalDataset) -> dict[str, Any]:
+    """What makes a run this one: two calls that agree in it go on with each other's folder."""
+    return {"config": config.model_dump(mode="json"), "dataset": dataset.fingerprint}
+
+
 def _history(
     found: dict[str, Any], scores: evaluators.Scores, by_network: dict[str, evaluators.Scores], cost: dict[str, float]
 ) -> dict[str, Any]:
@@ -157,7 +162,10 @@ def _history(
     }
 
 
-def _experts(problem: Problem, problem_ref: Any, actors: list[Any], root: Path, watcher: Watcher) -> TrajectoryBuffer:
+def experts_with_progress(
+    problem: Problem, problem_ref: Any, actors: list[Any], root: Path, watcher: Watcher
+) -> TrajectoryBuffer:
+    """`fill_buffer`, its progress shown to the watcher."""
     settings, epochs = problem.experts, problem.epochs()[-1]
 
     def show(done: int, wanted: int) -> None:

@@ -7,7 +7,7 @@ every stage, and a job pays its start-up once. What the roles do is in `stages`;
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ class Worker:
         self, buffer: TrajectoryBuffer, evaluators: list[Any], folder: str, budget_s: float | None
     ) -> Iterator[Row]:
         """Runs a distillation, yielding what happens as it happens."""
-        scorer: Scorer = RemoteScorer(evaluators) if evaluators else InlineScorer(self._evaluating())
+        ask = [evaluator.validate.remote for evaluator in evaluators]
+        scorer: Scorer = RemoteScorer(ask) if ask else InlineScorer(self._evaluating())
         self._distillation = Distillation(self._problem, buffer, scorer, RunFolder(Path(folder)))
         yield from self._distillation.run(budget_s)
 
@@ -95,24 +96,26 @@ class Worker:
 
 
 class RemoteScorer:
-    """Scores candidates on other workers while the distillation goes on."""
+    """Scores candidates in other processes while the distillation goes on.
+
+    `ask`: one for each of those, which takes a set and returns the reference of its hits.
+    """
 
     #: Candidates that may wait at each worker. A distillation that outran its scorers would owe them, at the end, more
     #: time than its budget has; so it waits for them as it goes.
     QUEUE_LENGTH = 2
 
-    def __init__(self, evaluators: list[Any]) -> None:
-        self._evaluators = evaluators
+    def __init__(self, ask: Sequence[Callable[[Arrays], Any]]) -> None:
+        self._ask = ask
         self._pending: dict[Any, int] = {}
         self._scored: list[tuple[int, torch.Tensor]] = []
 
     def submit(self, tag: int, candidate: Synthetic) -> None:
         """Hands a candidate to the workers in turn; waits while all of them have enough to do."""
-        while len(self._pending) >= self.QUEUE_LENGTH * len(self._evaluators):
+        while len(self._pending) >= self.QUEUE_LENGTH * len(self._ask):
             self._take(num_returns=1, timeout=None)
         arrays = (candidate.images.numpy(), candidate.labels().numpy())
-        worker = self._evaluators[tag % len(self._evaluators)]
-        self._pending[worker.validate.remote(arrays)] = tag
+        self._pending[self._ask[tag % len(self._ask)](arrays)] = tag
 
     def collect(self, wait: bool) -> list[tuple[int, torch.Tensor]]:
         """What has arrived; all that was asked, where told to wait."""

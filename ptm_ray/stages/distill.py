@@ -232,9 +232,9 @@ class Distillation:
             yield row
             last = time.monotonic()
             if now - saved > CHECKPOINT_EVERY_S:
-                self._checkpoint()
+                self.checkpoint()
                 saved = now
-        self._checkpoint()
+        self.checkpoint()
         if stop_after is None and self.step > self.selection.latest:
             # After the checkpoint: a run that is resumed with more time must not remember where it once ended.
             self._validate_now()
@@ -371,6 +371,7 @@ class Distillation:
         """The validation score of the set as it is, waited for."""
         return self.selection.score_now(self.step, self.learner.result())
 
-    def _checkpoint(self) -> None:
+    def checkpoint(self) -> None:
+        """Writes all that the run needs to go on, once every candidate is scored."""
         self.selection.collect(wait=True)
         self.folder.save_checkpoint(self.state_dict())

@@ -157,9 +157,10 @@ class Mitigation:
 
 
 def applies(problem: Problem) -> bool:
-    """Whether there is anything to do: one image per class, synthetic or real, has nothing to split."""
+    """Whether it is asked for and has anything to do: one image per class, synthetic or real, can't be split."""
     several_real = int(np.bincount(problem.dataset.train.labels).max()) > 1
-    return problem.config.overlap.enabled and problem.config.ipc > 1 and several_real
+    settings = problem.config.overlap
+    return settings.enabled and settings.weight > 0 and problem.config.ipc > 1 and several_real
 
 
 def _real_sample(problem: Problem, seeds: Seeds) -> dict[int, Tensor]:

@@ -18,18 +18,23 @@ TrainingSet = tuple[Tensor, Tensor]
 
 
 class Evaluator:
-    """Holds the real images once; trains and scores networks on whatever set it is given."""
+    """Holds the real images that it needs, once; trains and scores networks on whatever set it is given."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._real = {part: problem.tensors(part) for part in ("train", "val", "test")}
+        self._held: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def _real(self, part: str) -> tuple[Tensor, Tensor]:
+        if part not in self._held:
+            self._held[part] = self._problem.tensors(part)
+        return self._held[part]
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(labels, self._problem.dataset.num_classes).float()
 
     def _random_set(self, ipc: int, draw: int) -> TrainingSet:
         """Random real images of equal number; with replacement only where a class has too few."""
-        images, labels = self._real["train"]
+        images, labels = self._real("train")
         names = self._problem.dataset.class_names
         # Seeded by the draw alone: every method at every distillation seed is compared with the same images.
         stream = Seeds(0).stream("random baseline", draw)
@@ -45,7 +50,7 @@ class Evaluator:
         if job.kind == "random":
             return self._random_set(ipc, job.draw)
         if job.kind == "full":
-            images, labels = self._real["train"]
+            images, labels = self._real("train")
             return images, self._one_hot(labels)
         if synthetic is None:
             raise ValueError("a synthetic job needs a synthetic set")
@@ -56,14 +61,14 @@ class Evaluator:
         settings = self._problem.config.evaluation
         recipe = self._recipe(settings.full_steps if job.kind == "full" else settings.steps)
         network, train_on = self._problem.network(job.network), self.training_set(job, synthetic, ipc)
-        return train_and_score(network, train_on, self._real["test"], recipe, job.seed)
+        return train_and_score(network, train_on, self._real("test"), recipe, job.seed)
 
     def validate(self, synthetic: TrainingSet) -> Float[Tensor, " n"]:
         """For each image of the validation split, the share of a few matching networks that know its class.
 
         Their seeds differ from those of the final evaluation, which so stays independent of what was chosen here.
         """
-        settings, (images, labels) = self._problem.config.evaluation, self._real["val"]
+        settings, (images, labels) = self._problem.config.evaluation, self._real("val")
         network, recipe = self._problem.network(), self._recipe(settings.validation_steps)
         seeds = [10_000 + k for k in range(settings.validation_networks)]
         found = [hits(train_and_predict(network, synthetic, images, recipe, seed), labels) for seed in seeds]

@@ -51,6 +51,11 @@ class RunFolder:
         atomic.check_space(self.root, 64 * 2**20, "a run")
         atomic.write_text(own, json.dumps(identity, indent=2))
 
+    def holds_another(self, identity: dict[str, Any]) -> bool:
+        """Whether the folder belongs to a run, and to another than this."""
+        own = self.root / "run.json"
+        return own.is_file() and json.loads(own.read_text()) != json.loads(json.dumps(identity))
+
     def load_result(self) -> dict[str, Any] | None:
         """Scores, cost and history of the run where it has come to an end before; else None."""
         if not self.result_path.is_file():

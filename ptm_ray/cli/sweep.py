@@ -1,0 +1,98 @@
+"""`ptm-ray sweep`: settings searched with Ray Tune."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ptm_ray.cli.flags import SaysDefault, Switch, parse
+from ptm_ray.config.files import read_table
+from ptm_ray.config.sweep import SweepConfig, read_sweep
+from ptm_ray.errors import ConfigError
+
+ABOUT = """Runs many distillations that differ in some settings, on experts that are trained once, and compares them on
+the validation split. Writes a table of all trials, pictures, TensorBoard logs, and the best trial's set as distill
+does. A sweep that was stopped goes on, each trial from its checkpoint, when the same command is given again.
+
+FILE (TOML) says what to search; tune_configs holds ready ones:
+
+  searcher = "random"                # grid, random, optuna
+  trials = 16
+  scheduler = "asha"                 # none, asha, pbt
+  budget_minutes = 1                 # of each trial
+
+  [settings]                         # of all trials, as in a settings file
+  data = "pneumoniamnist"
+
+  [space]                            # lists of values, or ranges
+  schedule.kind = ["progress", "count"]
+  overlap.weight = { low = 0.5, high = 16, log = true }
+
+  ptm-ray sweep tune_configs/schedule_mmd.toml --data pneumoniamnist --out runs/sweep
+"""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Flags of `sweep`."""
+
+    file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """What to search. May be left out with --resume."""
+    out: Annotated[Path | None, SaysDefault] = None
+    """Folder of the sweep: table, pictures, trials, the best set (default: runs/sweep-FILE)."""
+    resume: Switch = False
+    """Go on with the sweep that --out holds, as it was asked for then."""
+    data: Annotated[str | None, SaysDefault] = None
+    """Dataset, as for distill (default: the one that FILE names)."""
+    experts_dir: Annotated[Path | None, SaysDefault] = None
+    """Where expert trajectories are kept and found again (default: the user's cache folder)."""
+    data_root: Annotated[Path | None, SaysDefault] = None
+    """Folder that is searched for MedMNIST's files, before their own."""
+    workers: Annotated[int | None, SaysDefault] = None
+    """One-CPU workers that train experts and evaluate (default: one for every CPU that Ray has)."""
+    json: Switch = False
+    """Print one JSON object as the last line of standard output."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    asked = parse(Sweep, argv, Sweep(), "sweep", ABOUT)
+    if asked.resume:
+        if asked.out is None:
+            raise ConfigError("--resume goes on with the sweep in a folder; name it with --out")
+        wanted = _held(asked.out)
+    elif asked.file is None:
+        raise ConfigError("no sweep file given; tune_configs holds some, ptm-ray sweep --help shows what one says")
+    else:
+        wanted = read_sweep(asked.file)
+    from ptm_ray import api
+    from ptm_ray.cli.show import Bars, last_line
+
+    out = asked.out or Path("runs") / f"sweep-{asked.file.stem if asked.file else ''}"
+    with Bars() as bars:
+        result = api.sweep(
+            wanted,
+            asked.data,
+            out=out,
+            experts_dir=asked.experts_dir,
+            data_root=asked.data_root,
+            workers=asked.workers,
+            watcher=bars,
+        )
+    best = ", ".join(f"{name} {value}" for name, value in result.config.items())
+    print(f"best     {100 * result.score:.1f} % balanced accuracy on validation: {best}")
+    failed = f", {result.failed} of them failed" if result.failed else ""
+    print(f"trials   {result.trials}{failed}: {out / 'trials.md'}\nset      {result.set}")
+    if asked.json:
+        last_line(result.to_json())
+
+
+def _held(out: Path) -> SweepConfig:
+    """The sweep that a folder holds. Raises `ConfigError` where it holds none."""
+    own = out / "run.json"
+    held = read_table(own) if own.is_file() else {}
+    if not isinstance(held.get("sweep"), dict):
+        raise ConfigError(f"{out} holds no sweep to go on with; check --out, or start one with a sweep file")
+    return SweepConfig.of(held["sweep"])

@@ -1,0 +1,361 @@
+"""Sweeps with Ray Tune: trials are ordinary distillations on shared experts, scored by shared evaluators.
+
+What could wait for each other is started in an order in which it can't: experts are trained and their workers gone
+before trials begin; evaluators exist before trials and hold no CPU. An evaluator with a CPU of its own that a trial
+asks for while trials hold every CPU is never started, and nothing says so.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
+
+from ptm_ray.config import DistillConfig
+from ptm_ray.config.sweep import Dimension, Range, SweepConfig
+from ptm_ray.data import MedicalDataset
+from ptm_ray.errors import ConfigError, WorkerFailed
+from ptm_ray.orchestrate.buffer import TrajectoryBuffer
+from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, experts_with_progress, run_identity
+from ptm_ray.orchestrate.session import KEEP_MEMORY, connected, count_workers, keep_memory
+from ptm_ray.orchestrate.workers import Arrays, RemoteScorer, start_workers
+from ptm_ray.report.sweep import write_sweep
+from ptm_ray.stages.distill import Distillation, Row
+from ptm_ray.stages.experts import store_of
+from ptm_ray.stages.problem import Problem
+from ptm_ray.stages.scoring import Evaluator
+from ptm_ray.store.checkpoints import RunFolder
+
+#: What trials report and are compared by: balanced accuracy on validation images of the set that would be kept.
+METRIC = "validation_balanced_accuracy"
+#: Trials are compared at equal numbers of these.
+TIME = "outer_step"
+#: Seconds that evaluators may take to start.
+START_LIMIT_S = 120.0
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The best trial's settings, score and set; how many trials there were; the table of all."""
+
+    config: dict[str, Any]
+    score: float
+    set: Path
+    trials: int
+    failed: int
+    table: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the last line of `ptm-ray sweep --json`."""
+        best = {"config": self.config, "score": self.score, "set": str(self.set)}
+        return {"best": best, "trials": self.trials, "failed": self.failed, "table": str(self.table)}
+
+
+class SharedEvaluator:
+    """Scores sets of any trial on the validation split; holds the images once for all trials that see them alike."""
+
+    def __init__(self, dataset: MedicalDataset) -> None:
+        torch.set_num_threads(1)
+        self._dataset = dataset
+        self._known: dict[str, Evaluator] = {}
+
+    def ready(self) -> bool:
+        """Answers once it has started."""
+        return True
+
+    def validate(self, config: DistillConfig, synthetic: Arrays) -> np.ndarray:
+        """Share of networks that know its class, for each image of the validation split."""
+        seen = config.model_dump_json(include={"network", "evaluation", "mirror", "images", "experts"})
+        if seen not in self._known:
+            self._known[seen] = Evaluator(Problem(self._dataset, config))
+        images, labels = synthetic
+        return self._known[seen].validate((torch.tensor(images), torch.tensor(labels))).numpy()
+
+
+def sweep(
+    asked: SweepConfig,
+    dataset: MedicalDataset,
+    out: Path,
+    *,
+    experts_root: Path,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+) -> SweepResult:
+    """Trials of `asked` on one dataset, their table and pictures, and the best one's set, into `out`.
+
+    An `out` that holds this very sweep is gone on with: trials from their last checkpoints. Raises `PtmError` of some
+    kind for bad settings, images or folders, before any expert trains.
+    """
+    watcher = watcher or Nobody()
+    asked.check()
+    problems = [Problem(dataset, config).check() for config in asked.experts_wanted()]
+    folder = RunFolder(out)
+    folder.claim({"sweep": asked.model_dump(mode="json"), "dataset": dataset.fingerprint})
+    with connected(workers):
+        _require_resources(asked)
+        buffers = _buffers(problems, experts_root, workers, watcher)
+        evaluators = _evaluators(asked.evaluators, dataset)
+        try:
+            found = _trials(asked, dataset, buffers, evaluators, out, watcher)
+        finally:
+            for evaluator in evaluators:
+                ray.kill(evaluator)
+        rows = [_row(asked, result) for result in found]
+        write_sweep(out, rows, list(asked.space), METRIC)
+        finished = [pair for pair in zip(rows, found, strict=True) if pair[0][METRIC] is not None]
+        if not finished:
+            raise WorkerFailed(f"no trial of {len(rows)} came to a score; the first one failed with {rows[0]['error']}")
+        best, result = max(finished, key=lambda pair: pair[0][METRIC])
+        chosen = {name: best[name] for name in asked.space}
+        made = _export(asked.config(chosen), dataset, result.checkpoint, out / "best", experts_root, workers, watcher)
+    failed = sum(row["error"] is not None for row in rows)
+    return SweepResult(chosen, best[METRIC], made, len(rows), failed, out / "trials.parquet")
+
+
+def _require_resources(asked: SweepConfig) -> None:
+    """Raises `ConfigError` where no node has what a trial holds: Tune would wait for one, silently and for good."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for kind, wanted, setting in (
+        ("CPU", asked.cpus_per_trial, "cpus_per_trial"),
+        ("GPU", asked.gpus_per_trial, "gpus_per_trial"),
+    ):
+        most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
+        if wanted > most:
+            raise ConfigError(
+                f"{setting} is {wanted:g}, but no node has more than {most:g} {kind}s; lower it or add a larger node"
+            )
+
+
+def _buffers(problems: list[Problem], root: Path, workers: int | None, watcher: Watcher) -> dict[str, TrajectoryBuffer]:
+    """The trajectories of every kind of expert that trials will ask for, by the name of their folder."""
+    buffers = {}
+    for problem in problems:
+        problem_ref = ray.put(problem)
+        actors = start_workers(problem_ref, min(count_workers(workers), problem.experts.count))
+        buffer = experts_with_progress(problem, problem_ref, actors, root, watcher)
+        buffers[buffer.store.key] = buffer
+        for actor in actors:
+            ray.kill(actor)
+    return buffers
+
+
+def _evaluators(count: int, dataset: MedicalDataset) -> list[Any]:
+    dataset_ref = ray.put(dataset)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "runtime_env": {"env_vars": KEEP_MEMORY}}
+    actors = [ray.remote(SharedEvaluator).options(**options).remote(dataset_ref) for _ in range(count)]
+    _, late = ray.wait([actor.ready.remote() for actor in actors], num_returns=count, timeout=START_LIMIT_S)
+    if late:
+        raise WorkerFailed(f"{len(late)} of {count} evaluators did not start within {START_LIMIT_S:g} s; is Ray well?")
+    return actors
+
+
+def trial(
+    chosen: dict[str, Any],
+    asked: SweepConfig,
+    dataset: MedicalDataset,
+    buffers: dict[str, TrajectoryBuffer],
+    evaluators: list[Any],
+) -> None:
+    """One trial: a distillation that reports its validation score whenever there is a new one, with a checkpoint."""
+    torch.set_num_threads(max(1, int(asked.cpus_per_trial)))
+    keep_memory()
+    config = asked.config(chosen)
+    problem = Problem(dataset, config).check()
+    buffer = buffers[store_of(problem, "").key]
+    scorer = RemoteScorer([partial(evaluator.validate.remote, config) for evaluator in evaluators])
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = RunFolder(Path(scratch))
+        _take_over(tune.get_checkpoint(), folder)
+        run = Distillation(problem, buffer, scorer, folder)
+        told, row = len(run.selection.scores), None
+        for row in run.run(None if asked.budget_minutes is None else 60 * asked.budget_minutes):
+            if len(run.selection.scores) > told:
+                run.checkpoint()
+                told = len(run.selection.scores)
+                _report(run, row, folder)
+        # The last validation follows the last step.
+        _report(run, row, folder)
+
+
+def _report(run: Distillation, row: Row | None, folder: RunFolder) -> None:
+    kept = run.selection.kept
+    now = {} if row is None else {"loss": row.loss, "end": row.end, "inner_lr": row.inner_lr}
+    measured = {
+        METRIC: None if kept is None else kept.score,
+        TIME: run.step,
+        "kept_outer_step": 0 if kept is None else kept.outer_step,
+        "overlap": next((r.overlap for r in reversed(run.rows) if r.overlap is not None), None),
+        "cycles_kept": sum(not cycle.undone for cycle in run.cycles),
+        "distillation_s": run.elapsed_s,
+        **now,
+    }
+    tune.report(measured, checkpoint=tune.Checkpoint.from_directory(str(folder.root)))
+
+
+def _take_over(checkpoint: Any, folder: RunFolder) -> None:
+    """A trial's checkpoint into the folder of the run that goes on from it."""
+    if checkpoint is None:
+        return
+    with checkpoint.as_directory() as held:
+        shutil.copy2(Path(held) / folder.checkpoint_path.name, folder.checkpoint_path)
+
+
+def _export(
+    config: DistillConfig,
+    dataset: MedicalDataset,
+    checkpoint: Any,
+    out: Path,
+    experts_root: Path,
+    workers: int | None,
+    watcher: Watcher,
+) -> Path:
+    """The set of the trial that left this checkpoint, scored on the test split and written as any run's is.
+
+    That is: a run without time for another step goes on from the checkpoint.
+    """
+    identity = run_identity(config, dataset)
+    folder = RunFolder(out)
+    if folder.holds_another(identity):
+        # The best trial of this sweep before it was gone on with.
+        shutil.rmtree(out)
+    folder.claim(identity)
+    _take_over(checkpoint, folder)
+    return distill(config, dataset, out, experts_root=experts_root, budget_s=0.0, workers=workers, watcher=watcher).set
+
+
+def _trials(
+    asked: SweepConfig,
+    dataset: MedicalDataset,
+    buffers: dict[str, TrajectoryBuffer],
+    evaluators: list[Any],
+    out: Path,
+    watcher: Watcher,
+) -> list[Any]:
+    """Runs the trials, or goes on with those that are unfinished; their results in the order they were drawn."""
+    parts = {"asked": asked, "dataset": dataset, "buffers": buffers, "evaluators": evaluators}
+    trainable = tune.with_resources(
+        tune.with_parameters(trial, **parts), {"cpu": asked.cpus_per_trial, "gpu": asked.gpus_per_trial}
+    )
+    storage = out.absolute() / "tune"
+    Told.watcher = watcher
+    if tune.Tuner.can_restore(str(storage / "trials")):
+        tuner = tune.Tuner.restore(
+            str(storage / "trials"), trainable=trainable, resume_unfinished=True, restart_errored=True
+        )
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={name: domain(dimension, asked.searcher) for name, dimension in asked.space.items()},
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode="max",
+                num_samples=asked.trials,
+                search_alg=_searcher(asked),
+                scheduler=_scheduler(asked),
+                max_concurrent_trials=concurrent_trials(asked),
+                trial_dirname_creator=lambda made: f"trial-{made.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=str(storage),
+                verbose=0,
+                callbacks=[Told(asked.number_of_trials())],
+                failure_config=tune.FailureConfig(max_failures=asked.max_failures),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            ),
+        )
+    return list(tuner.fit())
+
+
+def concurrent_trials(asked: SweepConfig) -> int:
+    """As many as the cluster's CPUs and GPUs hold at once."""
+    there = ray.cluster_resources()
+    fits = [there.get("CPU", 1.0) / asked.cpus_per_trial]
+    if asked.gpus_per_trial:
+        fits.append(there.get("GPU", 0.0) / asked.gpus_per_trial)
+    return max(1, int(min(fits)))
+
+
+def domain(dimension: Dimension, searcher: str) -> Any:
+    """A dimension of the space in Tune's words."""
+    if isinstance(dimension, Range):
+        if dimension.integer:
+            draw = tune.lograndint if dimension.log else tune.randint
+            return draw(int(dimension.low), int(dimension.high) + 1)
+        return (tune.loguniform if dimension.log else tune.uniform)(dimension.low, dimension.high)
+    return tune.grid_search(list(dimension)) if searcher == "grid" else tune.choice(list(dimension))
+
+
+def _searcher(asked: SweepConfig) -> Any:
+    if asked.searcher == "optuna":
+        from ray.tune.search.optuna import OptunaSearch
+
+        return OptunaSearch(seed=asked.seed)
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    return BasicVariantGenerator(random_state=np.random.RandomState(asked.seed))
+
+
+def _scheduler(asked: SweepConfig) -> TrialScheduler | None:
+    if asked.scheduler == "asha":
+        return ASHAScheduler(time_attr=TIME, grace_period=asked.grace, max_t=10**9)
+    if asked.scheduler == "pbt":
+        return PopulationBasedTraining(
+            time_attr=TIME,
+            perturbation_interval=asked.grace,
+            hyperparam_mutations={
+                name: domain(dimension, "random") if isinstance(dimension, Range) else list(dimension)
+                for name, dimension in asked.space.items()
+            },
+            synch=False,
+            seed=asked.seed,
+        )
+    return None
+
+
+class Told(tune.Callback):  # type: ignore[misc]
+    """Tells the watcher how far the trials are.
+
+    Tune keeps its callbacks with the trials and brings them back when these are gone on with, which a watcher, a
+    terminal's bars, can't be: hence it is the class's.
+    """
+
+    watcher: Watcher = Nobody()
+
+    def __init__(self, total: int) -> None:
+        self._total, self._best = total, float("nan")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **_: Any
+    ) -> None:
+        score = result.get(METRIC)
+        if score is not None:
+            self._best = float(np.fmax(self._best, score))
+        self._show(trials)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._show(trials)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._show(trials)
+
+    def _show(self, trials: list[Any]) -> None:
+        done = sum(trial.is_finished() for trial in trials)
+        self.watcher.update("trials", done, self._total, f"{done} of {self._total}, best {100 * self._best:.1f} %")
+
+
+def _row(asked: SweepConfig, result: Any) -> dict[str, Any]:
+    """A trial in the table: its settings as they were used, what it reported last, what ended it."""
+    measured = result.metrics or {}
+    used = {name: asked._value(name, value) for name, value in result.config.items() if name in asked.space}
+    names = (METRIC, TIME, "kept_outer_step", "loss", "overlap", "cycles_kept", "distillation_s")
+    error = None if result.error is None else " ".join(str(result.error).split())[-300:]
+    return {"trial": measured.get("trial_id"), **used, **{name: measured.get(name) for name in names}, "error": error}

@@ -1,0 +1,269 @@
+"""Sweeps on a real cluster: shared experts, trials that survive, populations that exchange, one best set."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+import ptm_ray as ptm
+from ptm_ray.config.base import merge
+from ptm_ray.errors import ConfigError, PtmError, StoreError
+from ptm_ray.orchestrate import sweep as on_tune
+from tests.small import SETTINGS, small_dataset
+
+QUICK = merge(SETTINGS, {"overlap": {"look_every": 3, "separate_steps": 1, "retrain_steps": 1, "threshold": 5.0}})
+GRID = {"searcher": "grid", "settings": QUICK, "space": {"schedule.kind": ["count", "random"], "seed": [0, 1]}}
+METRIC = on_tune.METRIC
+
+
+@pytest.fixture(scope="module")
+def made(ray_cluster, tmp_path_factory):
+    """A finished grid: its folder, its result, the folder of its experts."""
+    root = tmp_path_factory.mktemp("sweep")
+    return root / "out", ptm.sweep(GRID, small_dataset(), out=root / "out", experts_dir=root / "experts"), root
+
+
+def table(out):
+    return pq.read_table(out / "trials.parquet").to_pylist()
+
+
+def test_every_combination_is_tried_and_the_best_is_the_one_with_the_highest_score(made):
+    out, result, _ = made
+    rows = table(out)
+    assert {(row["schedule.kind"], row["seed"]) for row in rows} == {
+        (kind, seed) for kind in ("count", "random") for seed in (0, 1)
+    }
+    assert {row["outer_step"] for row in rows} == {SETTINGS["outer_steps"]}
+    assert result.score == max(row[METRIC] for row in rows)
+    assert (result.trials, result.failed) == (4, 0)
+    assert {"trials.parquet", "trials.md", "parallel.png", "importance.png", "best", "tune", "run.json"} == {
+        path.name for path in out.iterdir()
+    }
+    assert list((out / "tune").rglob("events.out.tfevents.*"))
+
+
+def test_experts_are_trained_once_for_all_trials(made):
+    _, _, root = made
+    assert len(list((root / "experts").glob("*/expert-*.arrow"))) == SETTINGS["experts"]["count"]
+
+
+def test_a_trial_is_an_ordinary_distillation(made, tmp_path):
+    """Bit for bit: what its settings give outside of a sweep."""
+    _, result, root = made
+    alone = ptm.distill(
+        small_dataset(),
+        out=tmp_path / "alone",
+        experts_dir=root / "experts",
+        **merge(QUICK, {"schedule": {"kind": result.config["schedule.kind"]}, "seed": result.config["seed"]}),
+    )
+    here, there = ptm.SyntheticSet.load(alone.set), ptm.SyntheticSet.load(result.set)
+    assert np.array_equal(here.images, there.images)
+    assert there.recipe["config"]["schedule"]["kind"] == result.config["schedule.kind"]
+    assert json.loads((result.set.parent / "result.json").read_text())["scores"] == alone.scores
+
+
+def test_the_same_call_again_tries_nothing_new(made):
+    out, result, root = made
+    before = {path: path.stat().st_mtime_ns for path in (out / "tune").rglob("progress.csv")}
+    again = ptm.sweep(GRID, small_dataset(), out=out, experts_dir=root / "experts")
+    assert again == result
+    assert {path: path.stat().st_mtime_ns for path in (out / "tune").rglob("progress.csv")} == before
+
+
+def test_another_sweep_is_refused_the_folder(made):
+    out, _, root = made
+    other = {**GRID, "space": {"seed": [5]}}
+    with pytest.raises(StoreError, match="holds another run"):
+        ptm.sweep(other, small_dataset(), out=out, experts_dir=root / "experts")
+    with pytest.raises(StoreError, match="holds another run"):
+        ptm.distill(small_dataset(), out=out, experts_dir=root / "experts", **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"cpus_per_trial": 5}, "no node has more than 2 CPUs"),
+        ({"gpus_per_trial": 0.5}, "no node has more than 0 GPUs"),
+    ],
+)
+def test_more_than_any_node_has_is_refused_at_once(made, tmp_path, more, words):
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=words):
+        ptm.sweep({**GRID, **more}, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+    assert time.monotonic() - started < 20
+    assert not (tmp_path / "out" / "tune").exists()
+
+
+@ray.remote(num_cpus=1)
+class Greedy:
+    """An evaluator as it must not be: with a CPU of its own."""
+
+    def ready(self):
+        return True
+
+
+def test_trials_that_hold_every_cpu_are_scored_all_the_same(made, tmp_path):
+    """The case that would wait for good: a trial holds both CPUs and needs an evaluator to go on."""
+    asked = {**GRID, "cpus_per_trial": 2, "space": {"seed": [0]}}
+    starved, seen = [], threading.Event()
+
+    def watch():
+        while not seen.is_set():
+            if ray.available_resources().get("CPU", 0) < 1 and list((tmp_path / "out").glob("tune/trials/trial-*")):
+                greedy = Greedy.remote()
+                starved.append(not ray.wait([greedy.ready.remote()], timeout=2)[0])
+                ray.kill(greedy)
+                return
+            time.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    result = ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+    seen.set()
+    watcher.join()
+    assert result.trials == 1
+    assert starved == [True]
+
+
+def trial_processes():
+    return [p for p in psutil.process_iter(["cmdline"]) if "ImplicitFunc" in " ".join(p.info["cmdline"] or [])]
+
+
+def test_a_trial_that_is_killed_goes_on_from_its_checkpoint(made, tmp_path, wait_until):
+    asked = {**GRID, "settings": {**QUICK, "outer_steps": 40}, "space": {"seed": [0]}}
+    whole = ptm.sweep(asked, small_dataset(), out=tmp_path / "whole", experts_dir=made[2] / "experts")
+    found = []
+    run = threading.Thread(
+        target=lambda: found.append(
+            ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+        )
+    )
+    run.start()
+    wait_until(lambda: list((tmp_path / "out").glob("tune/trials/trial-*/checkpoint_*/checkpoint.pt")), 120)
+    killed = wait_until(trial_processes, 10)
+    for process in killed:
+        process.kill()
+    run.join(200)
+    (result,) = found
+    assert (result.trials, result.failed) == (1, 0)
+    (row,) = table(tmp_path / "out")
+    assert (row["outer_step"], row["error"]) == (40, None)
+    assert np.array_equal(ptm.SyntheticSet.load(result.set).images, ptm.SyntheticSet.load(whole.set).images)
+    reported = (next((tmp_path / "out" / "tune" / "trials").glob("trial-*")) / "result.json").read_text().splitlines()
+    pids = {json.loads(line)["pid"] for line in reported}
+    assert len(pids) == 2
+
+
+def test_a_population_copies_and_perturbs(made, tmp_path):
+    asked = {
+        "searcher": "random",
+        "scheduler": "pbt",
+        "trials": 2,
+        "grace": 4,
+        "settings": {**QUICK, "outer_steps": 48},
+        "space": {"images.lr": {"low": 0.001, "high": 0.5, "log": True}},
+    }
+    result = ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+    assert (result.trials, result.failed) == (2, 0)
+    (policies,) = {path.read_text() for path in (tmp_path / "out" / "tune" / "trials").glob("pbt_global.txt")} or {""}
+    exchanges = [json.loads(line) for line in policies.splitlines()]
+    assert exchanges, "nothing was exchanged"
+    for exchange in exchanges:
+        old, new = exchange[4]["images.lr"], exchange[5]["images.lr"]
+        assert old != new
+    for row in table(tmp_path / "out"):
+        assert 0.001 <= row["images.lr"] <= 0.5
+        assert row["outer_step"] == 48
+
+
+@pytest.mark.parametrize("how", [{"searcher": "optuna"}, {"searcher": "random", "scheduler": "asha", "grace": 4}])
+def test_searchers_and_schedulers_find_their_way_to_a_best_set(made, tmp_path, how):
+    space = {"overlap.weight": {"low": 0.5, "high": 8, "log": True}, "schedule.kind": ["count", "progress"]}
+    asked = {**how, "trials": 3, "settings": QUICK, "space": space}
+    result = ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+    assert (result.trials, result.failed) == (3, 0)
+    assert 0.5 <= result.config["overlap.weight"] <= 8
+    assert (tmp_path / "out" / "weight.png").is_file()
+    assert ptm.SyntheticSet.load(result.set).images.shape == (6, 3, 16, 16)
+
+
+def test_a_trial_that_fails_is_in_the_table_and_the_others_go_on(made, tmp_path):
+    asked = {**GRID, "max_failures": 0, "space": {"student.inner_lr": [0.01, 1e30], "images.max_skipped": [3]}}
+    result = ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+    assert (result.trials, result.failed) == (2, 1)
+    errors = {row["student.inner_lr"]: row["error"] for row in table(tmp_path / "out")}
+    assert errors[0.01] is None
+    assert "updates in a row were skipped" in errors[1e30]
+
+
+SMALL_TOML = """
+searcher = "grid"
+[settings]
+data = "cells.npz"
+ipc = 2
+outer_steps = 60
+network = { width = 8, depth = 2 }
+experts = { count = 2, steps = 20, snapshots = 5 }
+[settings.evaluation]
+seeds = 1
+random_draws = 1
+steps = 5
+full_steps = 5
+validate_every = 4
+validation_networks = 1
+[space]
+seed = [0, 1]
+"""
+
+
+def test_a_killed_driver_goes_on_with_resume(tmp_path, wait_until):
+    data = small_dataset()
+    parts = {part: getattr(data, part) for part in ("train", "val", "test")}
+    arrays = {f"{part}_{kind}": getattr(split, kind) for part, split in parts.items() for kind in ("images", "labels")}
+    np.savez(tmp_path / "cells.npz", **arrays)
+    (tmp_path / "sweep.toml").write_text(SMALL_TOML)
+    command = Path(sys.executable).with_name("ptm-ray")
+    env = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_JOB_ID")}
+    first = subprocess.Popen(
+        [command, "sweep", "sweep.toml", "--out", "out", "--experts-dir", "experts"], cwd=tmp_path, env=env
+    )
+    wait_until(lambda: list((tmp_path / "out").glob("tune/trials/trial-*/checkpoint_*/checkpoint.pt")), 200)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    again = subprocess.run(
+        [command, "sweep", "--resume", "--out", "out", "--experts-dir", "experts", "--json"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert again.returncode == 0, again.stderr
+    said = json.loads(again.stdout.splitlines()[-1])
+    assert said["trials"] == 2
+    assert said["failed"] == 0
+    assert {row["outer_step"] for row in table(tmp_path / "out")} == {60}
+    assert ptm.SyntheticSet.load(tmp_path / said["best"]["set"]).images.shape[0] == 6
+
+
+def test_a_folder_without_a_sweep_is_refused(tmp_path):
+    from ptm_ray.cli import sweep as command
+
+    for argv, words in (
+        (["--resume", "--out", str(tmp_path)], "holds no sweep"),
+        (["--resume"], "name it with --out"),
+        ([], "no sweep file given"),
+        (["missing.toml"], "no settings file missing.toml"),
+    ):
+        with pytest.raises(PtmError, match=words):
+            command.main(argv)
