@@ -26,7 +26,7 @@ _MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_P
 
 
 def keep_memory() -> None:
-    """What KEEP_MEMORY does, for a process that has started already, such as a trial of Tune's. Nothing without glibc."""
+    """What KEEP_MEMORY does, for a process that has started already, as a trial of Tune's; nothing without glibc."""
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in _MALLOPT.values():

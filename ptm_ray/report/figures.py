@@ -38,7 +38,8 @@ def grid(made: SyntheticSet, path: Path) -> None:
 
 
 def curve(result: dict[str, Any], path: Path) -> None:
-    """Matching loss, validation accuracy, end snapshot and, where it was looked at, overlap over the outer steps."""
+    """Matching loss, validation accuracy, segments with their end snapshots and, where it was looked at, overlap, over
+    the outer steps."""
     rows = result["rows"]
     steps = [row["outer_step"] for row in rows]
     looked = [(row["outer_step"], row["overlap"]) for row in rows if row["overlap"] is not None]
@@ -55,9 +56,11 @@ def curve(result: dict[str, Any], path: Path) -> None:
     validation.axvline(result["kept_outer_step"], color="tab:green", linewidth=0.8, label="kept")
     validation.set_ylabel("validation\nbalanced accuracy")
     validation.legend(loc="lower right", fontsize=8, frameon=False)
-    end.step(steps, [row["end"] for row in rows], where="post", linewidth=0.8)
+    end.vlines(steps, [row["start"] for row in rows], [row["end"] for row in rows], linewidth=0.6, alpha=0.4)
+    end.plot(steps, [row["end"] for row in rows], ".", markersize=3)
+    end.set_ylim(bottom=0)
     end.yaxis.set_major_locator(MaxNLocator(integer=True))
-    end.set_ylabel("end snapshot")
+    end.set_ylabel("segment and\nits end snapshot")
     if looked:
         _overlap(axes[3], looked, result["cycles"])
     axes[-1].set_xlabel("outer step")

@@ -1,13 +1,20 @@
 """Submitted jobs, as on a cluster: a script with the Python API, and the command, in the environment given."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from ptm_ray.cli import submit as submit_command
+from ptm_ray.errors import ConfigError, WorkerFailed
+from ptm_ray.orchestrate.jobs import Cluster
 from tests.small import SETTINGS, small_dataset
 
 SCRIPT = """
@@ -66,3 +73,53 @@ def test_a_submitted_command_fails_with_its_message(submit):
     status, log = submit(f"{sys.executable} -m ptm_ray distill --data pneumonia_mnist")
     assert status == JobStatus.FAILED
     assert "did you mean 'pneumoniamnist'" in log
+
+
+def ptm_submit(ray_cluster, *words, **options):
+    known = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_JOB_ID")}
+    command = [Path(sys.executable).with_name("ptm-ray"), "submit", "--address", f"http://{ray_cluster['webui_url']}"]
+    return subprocess.Popen(
+        [*command, *words], env=known, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_the_helper_shows_what_the_job_prints_and_ends_as_it_does(ray_cluster, tmp_path):
+    (tmp_path / "quick.toml").write_text("ipc = 1")
+    done = ptm_submit(ray_cluster, "--", "doctor", "--json", cwd=tmp_path)
+    out, err = done.communicate(timeout=120)
+    assert done.returncode == 0, err
+    assert json.loads(out.strip().splitlines()[-1])["ray"]
+    bad = ptm_submit(ray_cluster, "--", "distill", "--config", "quick.toml", "--data", "pneumonia_mnist", cwd=tmp_path)
+    out, _ = bad.communicate(timeout=120)
+    assert bad.returncode == 2
+    assert "did you mean 'pneumoniamnist'" in out
+
+
+def test_interrupting_the_helper_leaves_the_job_which_can_be_stopped(ray_cluster, tmp_path, wait_until):
+    words = ("distill", "--data", "cellphantom", "--ipc", "1", "--out", str(tmp_path / "run"), "--workers", "1")
+    watching = ptm_submit(ray_cluster, "--", *words, "--experts-dir", str(tmp_path / "experts"), cwd=tmp_path)
+    job = watching.stderr.readline().split()[-1]
+    client = JobSubmissionClient(f"http://{ray_cluster['webui_url']}")
+    wait_until(lambda: client.get_job_status(job) == JobStatus.RUNNING, 60)
+    wait_until(lambda: (tmp_path / "run" / "run.json").exists(), 120)
+    watching.send_signal(signal.SIGINT)
+    _, err = watching.communicate(timeout=60)
+    assert watching.returncode == 130
+    assert f"ray job stop {job}" in err
+    assert client.get_job_status(job) == JobStatus.RUNNING
+    Cluster(f"http://{ray_cluster['webui_url']}").stop(job)
+    wait_until(lambda: client.get_job_status(job) == JobStatus.STOPPED, 60)
+
+
+def test_a_cluster_that_does_not_answer_is_said_in_one_line(tmp_path):
+    with pytest.raises(WorkerFailed, match=r"no Ray cluster takes jobs at http://127\.0\.0\.1:9") as caught:
+        Cluster("http://127.0.0.1:9")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"), [([], "nothing to submit"), (["--working-dir", "nowhere", "--", "doctor"], "no folder nowhere")]
+)
+def test_a_submission_of_nothing_is_refused(argv, words):
+    with pytest.raises(ConfigError, match=words):
+        submit_command.main(argv)

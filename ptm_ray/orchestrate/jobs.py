@@ -1,0 +1,91 @@
+"""A command as a job on a cluster: as by `ray job submit`, with this package on board and the job's own exit code."""
+
+import asyncio
+import logging
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray.job_submission import JobInfo, JobStatus, JobSubmissionClient
+
+import ptm_ray
+from ptm_ray.errors import WorkerFailed, first_line
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a cluster which has just started may take until it accepts jobs: its head answers before its agent does.
+ACCEPT_LIMIT_S = 60.0
+#: Seconds that a job which has ended may take to say how.
+END_LIMIT_S = 60.0
+#: Never sent along, whatever the folder: they are large or private, and no job needs them.
+EXCLUDED = (".git", ".venv", "runs")
+
+
+class Cluster:
+    """A cluster that takes jobs, by the address of its dashboard: `http://HEAD:8265`. None: RAY_API_SERVER_ADDRESS.
+
+    Raises `WorkerFailed` where none answers.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        where = address or "RAY_API_SERVER_ADDRESS or this machine"
+        try:
+            self._client = JobSubmissionClient(address)
+        except (ConnectionError, RuntimeError) as error:
+            raise WorkerFailed(
+                f"no Ray cluster takes jobs at {where} ({first_line(error)}); check --address and, where it asks for a "
+                "token, RAY_AUTH_MODE and RAY_AUTH_TOKEN"
+            ) from error
+
+    def submit(self, words: Sequence[str], *, working_dir: Path, environment: Mapping[str, Any] | None = None) -> str:
+        """Hands over `ptm-ray WORDS`, to be run in a copy of `working_dir`; returns the job's name.
+
+        This very package travels with the job, so that the cluster needs its dependencies alone. `environment`: Ray's
+        runtime environment beside that, such as `env_vars`.
+        """
+        own = dict(environment or {})
+        excludes = [*EXCLUDED, *own.pop("excludes", [])]
+        package = str(Path(ptm_ray.__file__).parent)
+        runtime_env = {"working_dir": str(working_dir), "py_modules": [package], "excludes": excludes, **own}
+        entrypoint = shlex.join(["python", "-m", "ptm_ray", *words])
+        deadline = time.monotonic() + ACCEPT_LIMIT_S
+        while True:
+            try:
+                job: str = self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+                return job
+            except (RuntimeError, ValueError, ConnectionError) as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise WorkerFailed(f"the cluster did not take the job: {first_line(error)}") from error
+                time.sleep(1)
+
+    def follow(self, job: str, show: Callable[[str], None]) -> int:
+        """Hands on what the job prints, as it prints it; returns its exit code once it has ended."""
+
+        async def tail() -> None:
+            async for lines in self._client.tail_job_logs(job):
+                show(lines)
+
+        asyncio.run(tail())
+        info = self._ended(job)
+        if info.status == JobStatus.SUCCEEDED:
+            return 0
+        if info.status == JobStatus.STOPPED:
+            raise WorkerFailed(f"job {job} was stopped")
+        # A job that never ran its command has no exit code, but a reason.
+        if info.driver_exit_code is None:
+            raise WorkerFailed(f"job {job} failed: {first_line(RuntimeError(info.message))}")
+        return int(info.driver_exit_code)
+
+    def stop(self, job: str) -> None:
+        """Ends a job that is running."""
+        self._client.stop_job(job)
+
+    def _ended(self, job: str) -> JobInfo:
+        deadline = time.monotonic() + END_LIMIT_S
+        while not (info := self._client.get_job_info(job)).status.is_terminal():
+            if time.monotonic() > deadline:
+                raise WorkerFailed(f"job {job} stopped printing but is {info.status}; see `ray job status {job}`")
+            time.sleep(0.2)
+        return info
