@@ -97,10 +97,13 @@ def sweep(
     watcher = watcher or Nobody()
     asked.check()
     problems = [Problem(dataset, config).check() for config in asked.experts_wanted()]
-    folder = RunFolder(out)
-    folder.claim({"sweep": asked.model_dump(mode="json"), "dataset": dataset.fingerprint})
+    # Trials run in folders of their own.
+    out, experts_root = out.absolute(), experts_root.absolute()
     with connected(workers):
+        # Before the folder is claimed: what is refused here is mended in the file, which is then another sweep.
         _require_resources(asked)
+        count_workers(workers)
+        RunFolder(out).claim({"sweep": asked.model_dump(mode="json"), "dataset": dataset.fingerprint})
         buffers = _buffers(problems, experts_root, workers, watcher)
         evaluators = _evaluators(asked.evaluators, dataset)
         try:
@@ -244,7 +247,7 @@ def _trials(
     trainable = tune.with_resources(
         tune.with_parameters(trial, **parts), {"cpu": asked.cpus_per_trial, "gpu": asked.gpus_per_trial}
     )
-    storage = out.absolute() / "tune"
+    storage = out / "tune"
     Told.watcher = watcher
     if tune.Tuner.can_restore(str(storage / "trials")):
         tuner = tune.Tuner.restore(
