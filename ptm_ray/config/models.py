@@ -188,8 +188,8 @@ class OverlapSettings(Settings):
     """How strongly the overlap ratio's gradient counts while separating: its norm over the matching gradient's. (The
     MMD weight, in units that mean the same on every dataset.) 0 is the same as not enabled."""
     look_every: Positive | None = None
-    """Outer steps of matching between two looks at the overlap; by default as many as between two validations, whose
-    score a cycle needs anyway."""
+    """Outer steps of matching between two looks at the overlap, twice as many after a cycle that was undone; by default
+    such that cycles take at most a fifth of all."""
     separate_steps: Positive = 15
     """Most outer steps of the separate phase, which ends once the halves are as varied as real ones."""
     retrain_steps: Positive = 10

@@ -235,7 +235,8 @@ class Distillation:
                 self.checkpoint()
                 saved = now
         self.checkpoint()
-        if stop_after is None and self.step > self.selection.latest:
+        whole = self.mitigation is None or self.mitigation.phase is Phase.MATCH
+        if stop_after is None and whole and self.step > self.selection.latest:
             # After the checkpoint: a run that is resumed with more time must not remember where it once ended.
             self._validate_now()
 
@@ -252,8 +253,8 @@ class Distillation:
         batches = self._batches(segment)
         looked = None if self.mitigation is None else self.mitigation.look(self.learner, end, step)
         phase = Phase.MATCH if self.mitigation is None else self.mitigation.phase
-        if step - self.selection.latest >= self.validate_every:
-            # After the look, which has scored this very set where it began a cycle.
+        if phase is Phase.MATCH and step - self.selection.latest >= self.validate_every:
+            # In mid-cycle a set is half done; the look that begins one has scored this very set.
             self.selection.submit(step, self.learner.result())
         self.selection.collect(wait=False)
         metrics = outer_step(

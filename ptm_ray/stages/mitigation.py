@@ -1,5 +1,6 @@
 """Dynamic overlap mitigation as a run does it: looks, cycles of match → separate → retrain, and undoing them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from ptm_ray.stages.problem import Problem
 
 #: Real images of each class that the overlap is measured against.
 REAL_SAMPLE = 64
+#: Share of the outer steps that cycles may take.
+CYCLE_SHARE = 0.2
 #: The overlap ratio at which halves are as varied as real ones: nothing is won by driving them further apart.
 AS_VARIED = 1.0
 
@@ -58,7 +61,9 @@ class Mitigation:
         self, problem: Problem, network: Network, seeds: Seeds, validate: Callable[[], float], validate_every: int
     ) -> None:
         self._settings: OverlapSettings = problem.config.overlap
-        self._look_every = self._settings.look_every or validate_every
+        cycle_steps = self._settings.separate_steps + self._settings.retrain_steps
+        least = math.ceil((1 - CYCLE_SHARE) / CYCLE_SHARE * cycle_steps)
+        self._look_every = self._settings.look_every or max(validate_every, least)
         self._enough = max(AS_VARIED, self._settings.threshold)
         self._half = problem.config.ipc // 2
         self._network, self._seeds, self._validate = network, seeds, validate
@@ -108,11 +113,10 @@ class Mitigation:
 
         At the cycle's end, keeps it only if validation accuracy did not suffer.
         """
-        was = self.phase
-        if was is Phase.SEPARATE and ratio is not None and ratio >= self._enough:
+        if self.phase is Phase.SEPARATE and ratio is not None and ratio >= self._enough:
             self._cycle = self._cycle._replace(left=1)
-        self._cycle = self._next(start=False)
-        if was is not Phase.RETRAIN or self.phase is not Phase.MATCH:
+        if self.phase is not Phase.RETRAIN or self._cycle.left > 1:
+            self._cycle = self._next(start=False)
             return
         assert self._before is not None
         assert self._halves is not None
@@ -125,6 +129,7 @@ class Mitigation:
         if undone:
             learner.load_state_dict(before.learner)
         self._halves, self._before = None, None
+        self._cycle = self._next(start=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the cycle stands, as tensors and plain values."""

@@ -138,6 +138,25 @@ def test_a_cycle_that_leaves_validation_worse_is_undone(tmp_path):
     assert torch.equal(run.learner.ema, before["ema"])
 
 
+def test_after_a_cycle_that_was_undone_the_next_waits_twice_as_long(tmp_path):
+    problem = small_problem(**EVERYTHING, evaluation={"validate_every": 100})
+    run = distillation(problem, tmp_path, ScriptedScorer(0.5, 0.6, 0.4, 0.6, 0.4, 0.6))
+    phases = "".join(row.phase[0] for row in run.run())
+    assert phases == "mssrrmmmssrr"
+    assert [cycle.undone for cycle in run.cycles] == [True, True]
+    kept = distillation(problem, tmp_path / "kept", ScriptedScorer(0.5))
+    assert "".join(row.phase[0] for row in kept.run()) == "mssrrmssrrms"
+
+
+def test_a_set_in_mid_cycle_is_no_candidate(tmp_path):
+    settings = {**EVERYTHING, "overlap": {**EVERYTHING["overlap"], "separate_steps": 20}}
+    run = distillation(small_problem(**settings), tmp_path, ScriptedScorer(0.5))
+    assert "".join(row.phase[0] for row in run.run()) == "m" + "s" * 11
+    # The initial set, and the one that the cycle began with, which is kept.
+    assert [step for step, _ in run.selection.scores] == [0, 1]
+    assert run.selection.kept.outer_step == 1
+
+
 def test_a_cycle_that_validation_likes_is_kept_and_has_raised_the_overlap_ratio(tmp_path):
     settings = {**EVERYTHING, "overlap": {**EVERYTHING["overlap"], "weight": 1.0, "separate_steps": 5}}
     run = distillation(small_problem(**settings, outer_steps=9), tmp_path, ScriptedScorer(0.5))
