@@ -149,8 +149,10 @@ class Mitigation:
         self.cycles = [CycleRow(**row) for row in state["cycles"]]
 
     def _next(self, *, start: bool) -> Cycle:
-        settings = self._settings
-        return overlap.next_phase(self._cycle, settings.separate_steps, settings.retrain_steps, self._look_every, start)
+        # A cycle that came to nothing was time lost: the next waits twice as long.
+        lost = next((k for k, cycle in enumerate(reversed(self.cycles)) if not cycle.undone), len(self.cycles))
+        settings, wait = self._settings, self._look_every * 2**lost
+        return overlap.next_phase(self._cycle, settings.separate_steps, settings.retrain_steps, wait, start)
 
     def _references(self, theta: Tensor, stage: str, outer_step: int) -> dict[int, overlap.Reference]:
         return overlap.references(self._network, theta, self._real, self._half, self._seeds.stream(stage, outer_step))
