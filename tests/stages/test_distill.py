@@ -95,7 +95,7 @@ def test_a_run_that_was_stopped_gives_the_same_images_bit_for_bit(tmp_path, sett
 def test_a_checkpoint_in_mid_cycle_was_among_those_resumed(tmp_path):
     run = distillation(small_problem(**EVERYTHING), tmp_path)
     phases = [row.phase for row in run.run()]
-    assert phases[:7] == ["match", "separate", "separate", "retrain", "retrain", "match", "separate"]
+    assert phases[:6] == ["match", "separate", "separate", "retrain", "retrain", "match"]
     assert len(run.cycles) >= 1
 
 
