@@ -5,7 +5,9 @@ before trials begin; evaluators exist before trials and hold no CPU. An evaluato
 asks for while trials hold every CPU is never started, and nothing says so.
 """
 
+import contextlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,9 +64,10 @@ class SweepResult:
 class SharedEvaluator:
     """Scores sets of any trial on the validation split; holds the images once for all trials that see them alike."""
 
-    def __init__(self, dataset: MedicalDataset) -> None:
+    def __init__(self, dataset: list[Any]) -> None:
         torch.set_num_threads(1)
-        self._dataset = dataset
+        # In a list, so that it arrives as a reference: Ray warns of large arguments of actors that may be restarted.
+        self._dataset: MedicalDataset = ray.get(dataset[0])
         self._known: dict[str, Evaluator] = {}
 
     def ready(self) -> bool:
@@ -105,7 +108,9 @@ def sweep(
         count_workers(workers)
         RunFolder(out).claim({"sweep": asked.model_dump(mode="json"), "dataset": dataset.fingerprint})
         buffers = _buffers(problems, experts_root, workers, watcher)
-        evaluators = _evaluators(asked.evaluators, dataset)
+        # Held here as long as evaluators may be restarted with it.
+        dataset_ref = ray.put(dataset)
+        evaluators = _evaluators(asked.evaluators, dataset_ref)
         try:
             found = _trials(asked, dataset, buffers, evaluators, out, watcher)
         finally:
@@ -150,10 +155,9 @@ def _buffers(problems: list[Problem], root: Path, workers: int | None, watcher: 
     return buffers
 
 
-def _evaluators(count: int, dataset: MedicalDataset) -> list[Any]:
-    dataset_ref = ray.put(dataset)
+def _evaluators(count: int, dataset_ref: Any) -> list[Any]:
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "runtime_env": {"env_vars": KEEP_MEMORY}}
-    actors = [ray.remote(SharedEvaluator).options(**options).remote(dataset_ref) for _ in range(count)]
+    actors = [ray.remote(SharedEvaluator).options(**options).remote([dataset_ref]) for _ in range(count)]
     _, late = ray.wait([actor.ready.remote() for actor in actors], num_returns=count, timeout=START_LIMIT_S)
     if late:
         raise WorkerFailed(f"{len(late)} of {count} evaluators did not start within {START_LIMIT_S:g} s; is Ray well?")
@@ -275,7 +279,9 @@ def _trials(
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             ),
         )
-    return list(tuner.fit())
+    # Tune greets on standard output, which is for results.
+    with contextlib.redirect_stdout(sys.stderr):
+        return list(tuner.fit())
 
 
 def concurrent_trials(asked: SweepConfig) -> int:
@@ -334,14 +340,11 @@ class Told(tune.Callback):  # type: ignore[misc]
     watcher: Watcher = Nobody()
 
     def __init__(self, total: int) -> None:
-        self._total, self._best = total, float("nan")
+        self._total = total
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **_: Any
     ) -> None:
-        score = result.get(METRIC)
-        if score is not None:
-            self._best = float(np.fmax(self._best, score))
         self._show(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -352,7 +355,9 @@ class Told(tune.Callback):  # type: ignore[misc]
 
     def _show(self, trials: list[Any]) -> None:
         done = sum(trial.is_finished() for trial in trials)
-        self.watcher.update("trials", done, self._total, f"{done} of {self._total}, best {100 * self._best:.1f} %")
+        scores = [score for trial in trials if (score := trial.last_result.get(METRIC)) is not None]
+        best = f", best {100 * max(scores):.1f} %" if scores else ""
+        self.watcher.update("trials", done, self._total, f"{done} of {self._total} finished{best}")
 
 
 def _row(asked: SweepConfig, result: Any) -> dict[str, Any]:
