@@ -43,8 +43,8 @@ class Sweep:
     out: Annotated[Path | None, SaysDefault] = None
     """Folder of the sweep: table, pictures, trials, the best set (default: runs/sweep-FILE)."""
     resume: Switch = False
-    """Go on with the sweep that --out holds, as it was asked for then. Of your own folders only: Tune keeps its state as
-    pickles, which can run anything when they are read."""
+    """Go on with the sweep that --out holds, as it was asked for then. For folders of your own alone: Tune keeps its
+    state as pickles, which can run anything when they are read."""
     data: Annotated[str | None, SaysDefault] = None
     """Dataset, as for distill (default: the one that FILE names)."""
     experts_dir: Annotated[Path | None, SaysDefault] = None
