@@ -226,16 +226,22 @@ def mean_points(found: dict[str, Any], more: str, less: str, ipc: int | None = N
 
 def markdown(found: dict[str, Any]) -> str:
     """The tables as README shows them."""
-    lines = [
-        "| dataset | ipc | random real | herded real | MTT segments | PTM | PTM − random | PTM − MTT "
-        "| PTM, all from snapshot 0 | PTM from noise | full data |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = {
+        "random real": lambda row: percent(row, "random"),
+        "herded real": lambda row: percent(row, "herding"),
+        "MTT segments": lambda row: percent(row, "mtt"),
+        "PTM": lambda row: percent(row, "ptm"),
+        "PTM − random": lambda row: points(row, "ptm", "random"),
+        "PTM − MTT": lambda row: points(row, "ptm", "mtt"),
+        "PTM, all from snapshot 0": lambda row: percent(row, "ptm-from-the-start"),
+        "PTM from noise": lambda row: percent(row, "ptm-from-noise"),
+        "full data": lambda row: percent(row, "full"),
+    }
+    # What has not been measured at all has no column.
+    columns = {name: cell for name, cell in columns.items() if any(cell(row) for row in found["cells"])}
+    lines = ["| dataset | ipc | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 2)]
     for row in found["cells"]:
-        shown = [percent(row, name) for name in ("random", "herding", "mtt", "ptm")]
-        shown += [points(row, "ptm", "random"), points(row, "ptm", "mtt")]
-        shown += [percent(row, name) for name in ("ptm-from-the-start", "ptm-from-noise", "full")]
-        lines.append(f"| {row['dataset']} | {row['ipc']} | " + " | ".join(shown) + " |")
+        lines.append(f"| {row['dataset']} | {row['ipc']} | " + " | ".join(c(row) for c in columns.values()) + " |")
     lines += [
         "",
         f"PTM over random at ipc 1: {mean_points(found, 'ptm', 'random', 1)}; over all cells: "

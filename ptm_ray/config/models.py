@@ -99,9 +99,9 @@ class ScheduleSettings(Settings):
     """count: outer steps over which the end grows."""
     shape: Literal["linear", "cosine", "stepped"] = "linear"
     """count: how it grows."""
-    later_share: Share = 0.7
-    """progress, count: share of outer steps that match a short segment from a random later start instead. 0 is PTM as
-    published."""
+    later_share: Share | None = None
+    """progress, count: share of outer steps that match a short segment from a random later start instead; by default
+    0.7, and more for sets with a head start: all of them from a fifth of the trajectory on. 0 is PTM as published."""
     length: Positive = 2
     """Snapshots of a random or later segment."""
     start_min: Count | None = None
@@ -261,7 +261,7 @@ class DistillConfig(Settings):
         ends = {"end_min": self.schedule.end_min, "end_max": self.schedule.end_max}
         if self.schedule.start is not None:
             ends["start + 1"] = self.schedule.start + 1
-        if self.schedule.kind == "random" or self.schedule.later_share > 0:
+        if self.schedule.kind == "random" or self.schedule.later_share != 0:
             for name, start in {"start_max": self.schedule.start_max, "start_min": self.schedule.start_min}.items():
                 ends[f"{name} + length"] = (start or 0) + self.schedule.length
         for name, end in ends.items():
@@ -276,6 +276,12 @@ class DistillConfig(Settings):
     def end_max(self) -> int:
         """Last end snapshot."""
         return self.schedule.end_max or self.experts.snapshots
+
+    def later_share(self, start: int) -> float:
+        """Share of later segments among those of a schedule whose progressive ones begin at snapshot `start`."""
+        if self.schedule.later_share is not None:
+            return self.schedule.later_share
+        return 0.7 + 0.3 * min(1.0, 5 * start / self.experts.snapshots)
 
     @property
     def images_lr(self) -> float:

@@ -88,12 +88,11 @@ def make_schedule(config: DistillConfig, start: int) -> Schedule:
         progressive = ByCount(end_min, config.end_max, settings.growth, settings.shape, start=start)
     else:
         progressive = ByProgress(end_min, config.end_max, settings.threshold, settings.patience, start=start)
-    if settings.later_share == 0:
+    share = config.later_share(start)
+    if share == 0:
         return progressive
     start_min = max(1, start) if settings.start_min is None else settings.start_min
-    return Interleaved(
-        progressive, RandomSegments(start_max, settings.length, min(start_min, start_max)), settings.later_share
-    )
+    return Interleaved(progressive, RandomSegments(start_max, settings.length, min(start_min, start_max)), share)
 
 
 def outer_rates(config: DistillConfig) -> OuterRates:

@@ -158,6 +158,11 @@ def test_students_take_fewer_steps_through_more_images_unless_told_otherwise():
     assert resolve({"ipc": 10, "student": {"steps_max": 40}}).student_steps_max == 40
 
 
+def test_a_head_start_leaves_less_to_progressive_segments():
+    assert [resolve({}).later_share(start) for start in (0, 2, 4, 18)] == pytest.approx([0.7, 0.85, 1, 1])
+    assert resolve({"schedule": {"later_share": 0.2}}).later_share(10) == 0.2
+
+
 def test_every_setting_explains_itself():
     def undocumented(model):
         return [name for name, field in model.model_fields.items() if not field.description]
