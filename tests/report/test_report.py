@@ -39,7 +39,7 @@ def test_at_most_ten_images_of_a_class_are_shown(tmp_path):
 
 
 def test_the_curve_is_drawn_for_a_run_of_one_step_without_overlap(tmp_path):
-    row = {"outer_step": 0, "loss": 0.9, "end": 1, "overlap": None}
+    row = {"outer_step": 0, "loss": 0.9, "start": 0, "end": 1, "overlap": None}
     result = {"rows": [row], "validation": [], "cycles": [], "kept_outer_step": 0}
     curve(result, tmp_path / "curve.png")
     assert np.asarray(Image.open(tmp_path / "curve.png").convert("L")).std() > 5
