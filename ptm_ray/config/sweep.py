@@ -81,7 +81,7 @@ class SweepConfig(Settings):
     max_failures: Count = 2
     """How often a trial that died goes on from its checkpoint."""
     seed: Count = 0
-    """Seed of the search; the trials' own is a setting like others."""
+    """Seed of the search; the trials' own is a setting like others. What pbt exchanges depends on the trials' speed."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of every trial, as in a settings file."""
     space: dict[str, Dimension]

@@ -325,7 +325,6 @@ def _scheduler(asked: SweepConfig) -> TrialScheduler | None:
                 for name, dimension in asked.space.items()
             },
             synch=False,
-            seed=asked.seed,
         )
     return None
 
