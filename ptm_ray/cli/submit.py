@@ -31,6 +31,8 @@ class Submit:
     """Folder that is copied to the cluster and that the command runs in, at most 500 MiB (default: this one)."""
     runtime_env: Annotated[Path | None, SaysDefault] = None
     """More of Ray's runtime environment, such as env_vars, from a TOML or JSON file (default: none)."""
+    python: str = "python"
+    """Python on the cluster's machines, by name or path."""
     no_wait: Switch = False
     """Print the job's name and leave it to itself."""
 
@@ -48,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     from ptm_ray.orchestrate.jobs import Cluster
 
     cluster = Cluster(asked.address)
-    job = cluster.submit(command, working_dir=asked.working_dir, environment=environment)
+    job = cluster.submit(command, working_dir=asked.working_dir, environment=environment, python=asked.python)
     print(f"job {job}", file=sys.stderr)
     if asked.no_wait:
         print(job)

@@ -39,17 +39,24 @@ class Cluster:
                 "token, RAY_AUTH_MODE and RAY_AUTH_TOKEN"
             ) from error
 
-    def submit(self, words: Sequence[str], *, working_dir: Path, environment: Mapping[str, Any] | None = None) -> str:
+    def submit(
+        self,
+        words: Sequence[str],
+        *,
+        working_dir: Path,
+        environment: Mapping[str, Any] | None = None,
+        python: str = "python",
+    ) -> str:
         """Hands over `ptm-ray WORDS`, to be run in a copy of `working_dir`; returns the job's name.
 
         This very package travels with the job, so that the cluster needs its dependencies alone. `environment`: Ray's
-        runtime environment beside that, such as `env_vars`.
+        runtime environment beside that, such as `env_vars`. `python`: the cluster's, by its name or path there.
         """
         own = dict(environment or {})
         excludes = [*EXCLUDED, *own.pop("excludes", [])]
         package = str(Path(ptm_ray.__file__).parent)
         runtime_env = {"working_dir": str(working_dir), "py_modules": [package], "excludes": excludes, **own}
-        entrypoint = shlex.join(["python", "-m", "ptm_ray", *words])
+        entrypoint = shlex.join([python, "-m", "ptm_ray", *words])
         deadline = time.monotonic() + ACCEPT_LIMIT_S
         while True:
             try:

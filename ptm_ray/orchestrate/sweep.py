@@ -276,7 +276,8 @@ def _trials(
                 verbose=0,
                 callbacks=[Told(asked.number_of_trials())],
                 failure_config=tune.FailureConfig(max_failures=asked.max_failures),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                # A population's trials copy each other's, which must not be deleted in between.
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=None if asked.scheduler == "pbt" else 1),
             ),
         )
     # Tune greets on standard output, which is for results.

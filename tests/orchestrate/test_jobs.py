@@ -77,7 +77,8 @@ def test_a_submitted_command_fails_with_its_message(submit):
 
 def ptm_submit(ray_cluster, *words, **options):
     known = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_JOB_ID")}
-    command = [Path(sys.executable).with_name("ptm-ray"), "submit", "--address", f"http://{ray_cluster['webui_url']}"]
+    address = f"http://{ray_cluster['webui_url']}"
+    command = [Path(sys.executable).with_name("ptm-ray"), "submit", "--address", address, "--python", sys.executable]
     return subprocess.Popen(
         [*command, *words], env=known, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )

@@ -24,7 +24,8 @@ def candidate(value):
 
 
 def test_candidates_never_pile_up_and_every_score_comes_back(ray_cluster):
-    scorer = RemoteScorer([ray.remote(Slow).options(num_cpus=0).remote()])
+    slow = ray.remote(Slow).options(num_cpus=0).remote()
+    scorer = RemoteScorer([slow.validate.remote])
     for tag in range(8):
         scorer.submit(tag, candidate(tag))
     early = scorer.collect(wait=False)
