@@ -13,8 +13,6 @@ from ray.job_submission import JobInfo, JobStatus, JobSubmissionClient
 import ptm_ray
 from ptm_ray.errors import WorkerFailed, first_line
 
-log = logging.getLogger(__name__)
-
 #: Seconds that a cluster which has just started may take until it accepts jobs: its head answers before its agent does.
 ACCEPT_LIMIT_S = 60.0
 #: Seconds that a job which has ended may take to say how.
@@ -30,6 +28,9 @@ class Cluster:
     """
 
     def __init__(self, address: str | None = None) -> None:
+        # What Ray uploads, and that the job's log has ended, is nothing to tell.
+        for chatty in ("ray.dashboard", "ray._private.runtime_env"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         where = address or "RAY_API_SERVER_ADDRESS or this machine"
         try:
             self._client = JobSubmissionClient(address)

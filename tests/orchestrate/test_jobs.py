@@ -99,7 +99,7 @@ def test_the_helper_shows_what_the_job_prints_and_ends_as_it_does(ray_cluster, t
 def test_interrupting_the_helper_leaves_the_job_which_can_be_stopped(ray_cluster, tmp_path, wait_until):
     words = ("distill", "--data", "cellphantom", "--ipc", "1", "--out", str(tmp_path / "run"), "--workers", "1")
     watching = ptm_submit(ray_cluster, "--", *words, "--experts-dir", str(tmp_path / "experts"), cwd=tmp_path)
-    job = watching.stderr.readline().split()[-1]
+    job = next(line.split()[1] for line in watching.stderr if line.startswith("job "))
     client = JobSubmissionClient(f"http://{ray_cluster['webui_url']}")
     wait_until(lambda: client.get_job_status(job) == JobStatus.RUNNING, 60)
     wait_until(lambda: (tmp_path / "run" / "run.json").exists(), 120)
