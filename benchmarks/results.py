@@ -246,6 +246,10 @@ def markdown(found: dict[str, Any]) -> str:
         "",
         f"PTM over random at ipc 1: {mean_points(found, 'ptm', 'random', 1)}; over all cells: "
         f"{mean_points(found, 'ptm', 'random')}. PTM over MTT: {mean_points(found, 'ptm', 'mtt')}.",
+    ]
+    if not any("ptm-long" in row for row in found["cells"]):
+        return "\n".join(lines) + "\n"
+    lines += [
         "",
         "| ipc 10, twice the budget | without mitigation | with mitigation | cycles kept | overlap of those |",
         "|---|---|---|---|---|",
