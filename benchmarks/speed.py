@@ -9,7 +9,6 @@ runs as a worker runs it, but with as many threads, so that cores are not what i
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -87,6 +86,10 @@ def work(way: str, case: Case) -> None:
     import resource
     import time
 
+    from ptm_ray.stages.memory import keep_memory
+
+    if way != "plain":
+        keep_memory()
     measured = Measured(way, case)
     for _ in sys.stdin:
         started = time.perf_counter()
@@ -100,13 +103,8 @@ class Runner:
     """A process that measures one way of one case whenever it is asked."""
 
     def __init__(self, way: str, case: Case) -> None:
-        from ptm_ray.orchestrate.session import KEEP_MEMORY
-
-        allocator = {} if way == "plain" else KEEP_MEMORY
         words = [sys.executable, "-m", "benchmarks.speed", "--work", way, json.dumps(asdict(case))]
-        self._process = subprocess.Popen(
-            words, env={**os.environ, **allocator}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self) -> tuple[float, float]:
         """Seconds, and MiB at the most so far."""

@@ -37,5 +37,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("ptm_ray.api"), name)
+        # Tune takes half a second to import, which those who never sweep need not wait for.
+        home = "ptm_ray.orchestrate.sweep" if name == "SweepResult" else "ptm_ray.api"
+        return getattr(import_module(home), name)
     raise AttributeError(f"module 'ptm_ray' has no attribute {name!r}")

@@ -10,27 +10,18 @@ from ptm_ray.config import DistillConfig
 from ptm_ray.config.base import merge
 from ptm_ray.config.files import read_table, resolve
 from ptm_ray.config.sweep import SweepConfig, read_sweep
-from ptm_ray.data import MedicalDataset, load_dataset
+from ptm_ray.data import MedicalDataset
+from ptm_ray.data import load_dataset as load_dataset
 from ptm_ray.data.load import load_training_images
 from ptm_ray.errors import DataError
 from ptm_ray.orchestrate import distill as on_ray
-from ptm_ray.orchestrate.distill import DistillResult, Watcher
+from ptm_ray.orchestrate.distill import DistillResult as DistillResult
+from ptm_ray.orchestrate.distill import Watcher
 from ptm_ray.stages.problem import Problem
-from ptm_ray.store.artefact import SyntheticSet
+from ptm_ray.store.artefact import SyntheticSet as SyntheticSet
 
 if TYPE_CHECKING:
-    from ptm_ray.orchestrate.sweep import SweepResult
-
-__all__ = [
-    "DistillResult",
-    "SweepResult",
-    "SyntheticSet",
-    "distill",
-    "evaluate",
-    "load_dataset",
-    "sweep",
-    "train_experts",
-]
+    from ptm_ray.orchestrate.sweep import SweepResult as SweepResult
 
 Data = str | Path | MedicalDataset
 #: Settings, or a TOML file of them; those given by name win over both.
@@ -166,7 +157,7 @@ def sweep(
     `asked` is a sweep file (tune_configs has some), or what such a file says. `data` wins over the dataset named there.
     The same call with the same `out` goes on where a stopped one ended.
     """
-    # Tune takes a second to import, which those who never sweep need not wait for.
+    # Tune takes half a second to import, which those who never sweep need not wait for.
     from ptm_ray.orchestrate import sweep as on_tune
 
     if isinstance(asked, str | Path):
@@ -180,14 +171,6 @@ def sweep(
     dataset = _dataset(data or first.data, first, data_root)
     root = Path(experts_dir) if experts_dir else default_experts_dir()
     return on_tune.sweep(asked, dataset, Path(out), experts_root=root, workers=workers, watcher=watcher)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "SweepResult":
-        from ptm_ray.orchestrate.sweep import SweepResult
-
-        return SweepResult
-    raise AttributeError(f"module 'ptm_ray.api' has no attribute {name!r}")
 
 
 #: What of a set's settings decides how it is scored.

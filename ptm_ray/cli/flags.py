@@ -28,11 +28,9 @@ Settings = Annotated[DistillConfig, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True)
-class Where:
+class Places:
     """Where and with what a command runs; none of it changes the result."""
 
-    config: Annotated[Path | None, SaysDefault] = None
-    """Settings from a TOML file, or from a saved run's JSON; flags win over it."""
     experts_dir: Annotated[Path | None, SaysDefault] = None
     """Where expert trajectories are kept and found again (default: the user's cache folder)."""
     data_root: Annotated[Path | None, SaysDefault] = None
@@ -41,6 +39,14 @@ class Where:
     """One-CPU workers (default: one for every CPU that Ray has)."""
     json: Switch = False
     """Print one JSON object as the last line of standard output."""
+
+
+@dataclass(frozen=True)
+class Where(Places):
+    """The same for commands that take settings."""
+
+    config: Annotated[Path | None, SaysDefault] = None
+    """Settings from a TOML file, or from a saved run's JSON; flags win over it."""
 
 
 def one_line(error: BaseException) -> str:

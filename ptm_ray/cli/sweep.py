@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from ptm_ray.cli.flags import SaysDefault, Switch, parse
+from ptm_ray.cli.flags import Places, SaysDefault, Switch, parse
 from ptm_ray.config.files import read_table
 from ptm_ray.config.sweep import SweepConfig, read_sweep
 from ptm_ray.errors import ConfigError
@@ -35,7 +35,7 @@ FILE (TOML) says what to search; tune_configs holds ready ones:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Places):
     """Flags of `sweep`."""
 
     file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
@@ -47,14 +47,6 @@ class Sweep:
     state as pickles, which can run anything when they are read."""
     data: Annotated[str | None, SaysDefault] = None
     """Dataset, as for distill (default: the one that FILE names)."""
-    experts_dir: Annotated[Path | None, SaysDefault] = None
-    """Where expert trajectories are kept and found again (default: the user's cache folder)."""
-    data_root: Annotated[Path | None, SaysDefault] = None
-    """Folder that is searched for MedMNIST's files, before their own."""
-    workers: Annotated[int | None, SaysDefault] = None
-    """One-CPU workers that train experts and evaluate (default: one for every CPU that Ray has)."""
-    json: Switch = False
-    """Print one JSON object as the last line of standard output."""
 
 
 def main(argv: Sequence[str]) -> None:

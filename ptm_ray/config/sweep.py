@@ -124,9 +124,10 @@ class SweepConfig(Settings):
 
     def config(self, chosen: Mapping[str, Any]) -> DistillConfig:
         """The settings of the trial that has `chosen`, setting → value. Raises `ConfigError`."""
-        return resolve(self.settings, nested({name: self._value(name, value) for name, value in chosen.items()}))
+        return resolve(self.settings, nested({name: self.value(name, value) for name, value in chosen.items()}))
 
-    def _value(self, name: str, value: Any) -> Any:
+    def value(self, name: str, value: Any) -> Any:
+        """What a trial uses of a value that a search has drawn for this setting."""
         dimension = self.space[name]
         return dimension.value(value) if isinstance(dimension, Range) else value
 

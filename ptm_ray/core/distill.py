@@ -79,6 +79,7 @@ class Learner:
         else:
             self.optimiser = torch.optim.SGD(groups, lr=rates.images, momentum=0.5)
         self.ema = synthetic.images.clone() if rates.ema_decay else None
+        self.updates = 0
 
     def result(self) -> Synthetic:
         """A copy of the set as it would be handed on: averaged images where averaging is on."""
@@ -101,11 +102,11 @@ class Learner:
             index: {k: v.clone() if isinstance(v, Tensor) else v for k, v in slot.items()}
             for index, slot in self.optimiser.state_dict()["state"].items()
         }
-        return {**copied, "moments": moments}
+        return {**copied, "moments": moments, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Back to a copied state, in place."""
-        now = self.synthetic
+        now, self.updates = self.synthetic, state["updates"]
         now.images.copy_(state["images"])
         now.log_lr.copy_(state["log_lr"])
         if now.label_logits is not None:
@@ -137,8 +138,11 @@ class Learner:
             moved = now.images[moving].clone()
             now.images.copy_(before)
             now.images[moving] = moved
+        self.updates += 1
         if self.ema is not None:
-            self.ema.lerp_(now.images, 1 - self.rates.ema_decay)
+            # Over the last tenth or so of a run that is still short: the start must not linger.
+            decay = min(self.rates.ema_decay, self.updates / (self.updates + 9))
+            self.ema.lerp_(now.images, 1 - decay)
 
 
 def search_inner_lr(

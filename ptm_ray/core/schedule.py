@@ -6,6 +6,7 @@ random place. `Interleaved` mixes the two.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -41,6 +42,10 @@ class Schedule(Protocol):
 
     def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress: ...
 
+    def typical(self) -> list[tuple[float, Segment]]:
+        """Segments that stand for all, each with its share of the outer steps: what a run costs is told from them."""
+        ...
+
 
 def grow(kind: str, fraction: float) -> float:
     """g of the growth by count: 0 → 0, 1 → 1, never falling; held at 1 beyond."""
@@ -53,7 +58,7 @@ def grow(kind: str, fraction: float) -> float:
 
 
 @dataclass(frozen=True)
-class Growing:
+class Growing(ABC):
     """PTM: a fixed start, and an end that grows from `end_min` to `end_max`. How is for subclasses to say."""
 
     end_min: int
@@ -70,8 +75,11 @@ class Growing:
     def segment(self, progress: Progress, generator: torch.Generator) -> Segment:
         return self.at(progress)
 
-    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
-        raise NotImplementedError
+    @abstractmethod
+    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress: ...
+
+    def typical(self) -> list[tuple[float, Segment]]:
+        return [(0.5, Segment(self.start, end)) for end in (self.end_min, self.end_max)]
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,9 @@ class RandomSegments:
     def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
         return progress
 
+    def typical(self) -> list[tuple[float, Segment]]:
+        return [(1.0, Segment(self.start_min, self.start_min + self.length))]
+
 
 @dataclass(frozen=True)
 class Interleaved:
@@ -150,6 +161,10 @@ class Interleaved:
         if matched != self.progressive.at(progress):
             return progress
         return self.progressive.advance(progress, matched, outer_step, loss)
+
+    def typical(self) -> list[tuple[float, Segment]]:
+        parts = ((1 - self.share, self.progressive), (self.share, self.later))
+        return [(whole * share, segment) for whole, part in parts for share, segment in part.typical()]
 
 
 def student_steps(segment: Segment, per_snapshot: float, steps_min: int, steps_max: int) -> int:

@@ -86,10 +86,6 @@ class Cluster:
             raise WorkerFailed(f"job {job} failed: {first_line(RuntimeError(info.message))}")
         return int(info.driver_exit_code)
 
-    def stop(self, job: str) -> None:
-        """Ends a job that is running."""
-        self._client.stop_job(job)
-
     def _ended(self, job: str) -> JobInfo:
         deadline = time.monotonic() + END_LIMIT_S
         while not (info := self._client.get_job_info(job)).status.is_terminal():

@@ -1,7 +1,6 @@
 """Connecting to Ray: the cluster that is there, or a local one of our own. Importing this starts nothing."""
 
 import contextlib
-import ctypes
 import logging
 import os
 import secrets
@@ -12,25 +11,6 @@ from pathlib import Path
 import ray
 
 from ptm_ray.errors import ConfigError, WorkerFailed
-
-#: glibc hands every large tensor back to the system and faults it in again; keeping it made matching steps up to
-#: 1.7× faster. Read by the C library before Python starts, so it is set in the workers' environment.
-KEEP_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "68719476736",
-    "MALLOC_TOP_PAD_": "67108864",
-}
-
-#: The same as `mallopt` wants it: numbers of malloc.h and whole numbers of 32 bits.
-_MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26)}
-
-
-def keep_memory() -> None:
-    """What KEEP_MEMORY does, for a process that has started already, as a trial of Tune's; nothing without glibc."""
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in _MALLOPT.values():
-            mallopt(parameter, value)
 
 
 def _private_token() -> None:

@@ -27,11 +27,12 @@ from ptm_ray.data import MedicalDataset
 from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, experts_with_progress, run_identity
-from ptm_ray.orchestrate.session import KEEP_MEMORY, connected, count_workers, keep_memory
+from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import Arrays, RemoteScorer, start_workers
 from ptm_ray.report.sweep import write_sweep
 from ptm_ray.stages.distill import Distillation, Row
 from ptm_ray.stages.experts import store_of
+from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator
 from ptm_ray.store.checkpoints import RunFolder
@@ -66,6 +67,7 @@ class SharedEvaluator:
 
     def __init__(self, dataset: list[Any]) -> None:
         torch.set_num_threads(1)
+        keep_memory()
         # In a list, so that it arrives as a reference: Ray warns of large arguments of actors that may be restarted.
         self._dataset: MedicalDataset = ray.get(dataset[0])
         self._known: dict[str, Evaluator] = {}
@@ -76,7 +78,9 @@ class SharedEvaluator:
 
     def validate(self, config: DistillConfig, synthetic: Arrays) -> np.ndarray:
         """Share of networks that know its class, for each image of the validation split."""
-        seen = config.model_dump_json(include={"network", "evaluation", "mirror", "images", "experts"})
+        # All that scoring asks of the settings: trials that differ in anything else share what is held.
+        alike: Any = {"network": True, "evaluation": True, "mirror": True, "images": {"augment"}, "experts": {"zca"}}
+        seen = config.model_dump_json(include=alike)
         if seen not in self._known:
             self._known[seen] = Evaluator(Problem(self._dataset, config))
         images, labels = synthetic
@@ -156,7 +160,7 @@ def _buffers(problems: list[Problem], root: Path, workers: int | None, watcher: 
 
 
 def _evaluators(count: int, dataset_ref: Any) -> list[Any]:
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "runtime_env": {"env_vars": KEEP_MEMORY}}
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
     actors = [ray.remote(SharedEvaluator).options(**options).remote([dataset_ref]) for _ in range(count)]
     _, late = ray.wait([actor.ready.remote() for actor in actors], num_returns=count, timeout=START_LIMIT_S)
     if late:
@@ -269,6 +273,8 @@ def _trials(
                 scheduler=_scheduler(asked),
                 max_concurrent_trials=concurrent_trials(asked),
                 trial_dirname_creator=lambda made: f"trial-{made.trial_id}",
+                # A process takes seconds to import what a trial needs, and a population's trials change hands often.
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name="trials",
@@ -363,7 +369,7 @@ class Told(tune.Callback):  # type: ignore[misc]
 def _row(asked: SweepConfig, result: Any) -> dict[str, Any]:
     """A trial in the table: its settings as they were used, what it reported last, what ended it."""
     measured = result.metrics or {}
-    used = {name: asked._value(name, value) for name, value in result.config.items() if name in asked.space}
+    used = {name: asked.value(name, value) for name, value in result.config.items() if name in asked.space}
     names = (METRIC, TIME, "kept_outer_step", "loss", "overlap", "cycles_kept", "distillation_s")
     error = None if result.error is None else " ".join(str(result.error).split())[-300:]
     return {"trial": measured.get("trial_id"), **used, **{name: measured.get(name) for name in names}, "error": error}

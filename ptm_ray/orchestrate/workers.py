@@ -19,9 +19,9 @@ from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.trajectory import Vector
 from ptm_ray.evaluation.protocol import Job
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
-from ptm_ray.orchestrate.session import KEEP_MEMORY
 from ptm_ray.stages.distill import Distillation, Row
 from ptm_ray.stages.experts import ExpertTrainer, store_of
+from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator, InlineScorer, Scorer
 from ptm_ray.store.checkpoints import RunFolder
@@ -36,6 +36,7 @@ class Worker:
 
     def __init__(self, problem: Problem) -> None:
         torch.set_num_threads(1)
+        keep_memory()
         self._problem = problem
         self._trainer: ExpertTrainer | None = None
         self._evaluator: Evaluator | None = None
@@ -135,6 +136,5 @@ def _tensors(arrays: Arrays | None) -> tuple[torch.Tensor, torch.Tensor] | None:
 
 def start_workers(problem: Any, count: int) -> list[Any]:
     """`count` worker actors on one CPU each. `problem` is a reference to it, so that images travel once a node."""
-    options = {"num_cpus": 1, "runtime_env": {"env_vars": KEEP_MEMORY}}
-    actor = ray.remote(Worker)
-    return [actor.options(**options).remote(problem) for _ in range(count)]
+    actor = ray.remote(Worker).options(num_cpus=1)
+    return [actor.remote(problem) for _ in range(count)]

@@ -132,18 +132,17 @@ def initial_set(problem: Problem, trajectories: TrajectorySource, seeds: Seeds) 
     return synthetic
 
 
-def validate_every(config: DistillConfig, num_images: int) -> int:
+def validate_every(config: DistillConfig, num_images: int, inner_steps: float) -> int:
     """Outer steps between two scorings: as asked, or such that these take VALIDATION_SHARE of the work.
 
-    Counted in images through the network rather than in seconds, so that a run is the same on any machine.
+    `inner_steps`: of an outer step, on average. Counted in images through the network rather than in seconds, so that a run is the same on any machine.
     """
     evaluation, student = config.evaluation, config.student
     if evaluation.validate_every is not None:
         return evaluation.validate_every
     batch = min(num_images, evaluation.batch_size)
     scoring = 3 * evaluation.validation_networks * evaluation.validation_steps * batch
-    steps = (student.steps_min + config.student_steps_max) / 2
-    matching = PASSES_OF_INNER_STEP * steps * min(num_images, student.batch_size)
+    matching = PASSES_OF_INNER_STEP * inner_steps * min(num_images, student.batch_size)
     return max(1, math.ceil((1 - VALIDATION_SHARE) / VALIDATION_SHARE * scoring / matching))
 
 
@@ -158,14 +157,10 @@ class Distillation:
         self.expert_steps = problem.snapshot_steps()
         bounds = problem.whitening.bounds if config.images.in_range else None
         self.learner = Learner(initial_set(problem, trajectories, self.seeds), outer_rates(config), bounds)
-        self.validate_every = validate_every(config, len(self.learner.synthetic.images))
         self.ops = problem.ops if config.images.augment else ()
         self.step = 0
         self.elapsed_s = 0.0
         self.selection = Selection(scorer, problem.tensors("val")[1])
-        self.mitigation = None
-        if mitigation.applies(problem):
-            self.mitigation = Mitigation(problem, self.network, self.seeds, self._validate_now, self.validate_every)
         self.rows: list[Row] = []
         self.skipped_in_a_row = 0
         self._plans: dict[tuple[int, int], Plan] = {}
@@ -296,9 +291,16 @@ class Distillation:
         return segment, start, end
 
     def _plan_segments(self, start: int) -> None:
-        """The schedule, once it is known where progressive segments begin."""
+        """The schedule and all that follows from it, once it is known where progressive segments begin."""
+        config = self.problem.config
         self.start = start
-        self.schedule = make_schedule(self.problem.config, start)
+        self.schedule = make_schedule(config, start)
+        inner_steps = sum(share * self._student_steps(segment) for share, segment in self.schedule.typical())
+        self.validate_every = validate_every(config, len(self.learner.synthetic.images), inner_steps)
+        self.mitigation: Mitigation | None = None
+        if mitigation.applies(self.problem):
+            of_run = (self.problem, self.network, self.seeds)
+            self.mitigation = Mitigation(*of_run, self._validate_now, self.validate_every)
         self.first_segment = self._search_schedule().segment(self.schedule.begin(), self.seeds.stream("first segment"))
 
     def _head_start(self) -> int:

@@ -34,27 +34,35 @@ class RunFolder:
         `identity` is the run's settings and dataset fingerprint. Raises `StoreError` where the folder holds another
         run or other files.
         """
-        own = self.root / "run.json"
-        if own.is_file():
-            try:
-                held = json.loads(own.read_text())
-            except ValueError:
-                raise StoreError(f"{own} is damaged; choose another --out, or remove the folder") from None
-            if held != json.loads(json.dumps(identity)):
-                changed = _first_difference(held, identity)
-                raise StoreError(
-                    f"{self.root} holds another run ({changed}); choose another --out, or remove the folder"
-                )
+        held = self._holder()
+        if self.holds_another(identity):
+            changed = _first_difference(held, identity)
+            raise StoreError(f"{self.root} holds another run ({changed}); choose another --out, or remove the folder")
+        if held is not None:
             return
         if self.root.is_dir() and any(self.root.iterdir()):
             raise StoreError(f"{self.root} is not empty and holds no run of ptm-ray; choose another --out")
         atomic.check_space(self.root, 64 * 2**20, "a run")
-        atomic.write_text(own, json.dumps(identity, indent=2))
+        atomic.write_text(self._own, json.dumps(identity, indent=2))
 
     def holds_another(self, identity: dict[str, Any]) -> bool:
         """Whether the folder belongs to a run, and to another than this."""
-        own = self.root / "run.json"
-        return own.is_file() and json.loads(own.read_text()) != json.loads(json.dumps(identity))
+        held = self._holder()
+        return held is not None and held != json.loads(json.dumps(identity))
+
+    @property
+    def _own(self) -> Path:
+        return self.root / "run.json"
+
+    def _holder(self) -> dict[str, Any] | None:
+        """The identity of the run that the folder belongs to; None where there is none yet."""
+        if not self._own.is_file():
+            return None
+        try:
+            held: dict[str, Any] = json.loads(self._own.read_text())
+        except ValueError:
+            raise StoreError(f"{self._own} is damaged; choose another --out, or remove the folder") from None
+        return held
 
     def load_result(self) -> dict[str, Any] | None:
         """Scores, cost and history of the run where it has come to an end before; else None."""

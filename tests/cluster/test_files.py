@@ -57,7 +57,8 @@ def test_the_schema_refuses_what_it_does_not_know():
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_kuberay_knows_every_field(name):
-    jsonschema.validate(manifest(name), KUBERAY)
+    wrong = jsonschema.Draft202012Validator(KUBERAY).iter_errors(manifest(name))
+    assert [error.message for error in wrong] == []
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -104,22 +105,11 @@ def test_the_network_policy_covers_the_pods_and_lets_none_in_from_elsewhere():
         assert all("podSelector" in sender for sender in rule["from"])
 
 
-def commands_of(text):
-    """The words after `python -m ptm_ray`, or `ptm-ray submit … --`, in a file's commands and comments."""
-    words = shlex.split(text.replace("\\\n", " ").replace("#", " "), comments=False)
-    for at, word in enumerate(words):
-        if word == "ptm_ray" and words[at - 1] == "-m":
-            yield words[at + 1]
-
-
-def test_commands_in_the_manifests_exist():
-    assert list(commands_of(manifest("rayjob")["spec"]["entrypoint"])) == ["distill"]
-    assert "distill" in COMMANDS
-
-
 def test_the_job_s_command_is_accepted_as_far_as_its_data():
     """Its flags parse: what is refused is the dataset, which only the cluster has."""
     words = shlex.split(manifest("rayjob")["spec"]["entrypoint"])
+    assert words[:3] == ["python", "-m", "ptm_ray"]
+    assert words[3] in COMMANDS
     words[words.index("pneumoniamnist")] = "no-such-dataset"
     done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2

@@ -1,6 +1,7 @@
 """One outer step: what it updates, what it skips, where the inner lr begins."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -106,6 +107,22 @@ def test_images_that_stand_still_are_not_touched(case):
     outer_step(network, Learner(synthetic, RATES), start, 2 * target - start, batches, moving=moving)
     changed = (synthetic.images != before).flatten(1).any(1)
     assert changed.tolist() == [True, False, False, True]
+
+
+def test_the_set_handed_on_averages_the_last_steps_and_forgets_the_start(case):
+    network, synthetic, start, target, batches = case
+    learner = Learner(synthetic, dataclasses.replace(RATES, ema_decay=0.9))
+    seen = [synthetic.images.double().clone()]
+    for _ in range(100):
+        outer_step(network, learner, start, 2 * target - start, batches)
+        seen.append(synthetic.images.double().clone())
+    decays = [min(0.9, n / (n + 9)) for n in range(1, 101)]
+    weights = [math.prod(decays[n:]) * (1 if n == 0 else 1 - decays[n - 1]) for n in range(101)]
+    assert sum(weights) == pytest.approx(1)
+    expected = sum(weight * images for weight, images in zip(weights, seen, strict=True))
+    torch.testing.assert_close(learner.result().images.double(), expected, rtol=0, atol=1e-5)
+    assert weights[0] < 1e-4
+    assert not torch.equal(learner.result().images, synthetic.images)
 
 
 def separating_step(case, weight):

@@ -91,5 +91,20 @@ def test_interleaved_segments_leave_growth_to_the_progressive_ones(kind, start):
     assert reached == sorted(reached)
 
 
+def test_typical_segments_are_on_average_as_long_as_those_drawn():
+    progressive = ByCount(3, 9, growth=2000, start=1)
+    later = RandomSegments(7, 2, start_min=1)
+    for schedule in (progressive, later, Interleaved(progressive, later, share=0.75)):
+        draw, progress, lengths = torch.Generator().manual_seed(0), schedule.begin(), []
+        for step in range(2000):
+            segment = schedule.segment(progress, draw)
+            progress = schedule.advance(progress, segment, step, 0.5)
+            lengths.append(segment.length)
+        told = schedule.typical()
+        assert sum(share for share, _ in told) == pytest.approx(1)
+        mean = sum(share * segment.length for share, segment in told)
+        assert mean == pytest.approx(sum(lengths) / len(lengths), rel=0.03)
+
+
 def test_student_steps_follow_the_segment_within_their_bounds():
     assert [student_steps(Segment(0, end), 2.0, 4, 10) for end in (1, 2, 3, 4, 5, 6)] == [4, 4, 6, 8, 10, 10]

@@ -108,7 +108,7 @@ def test_interrupting_the_helper_leaves_the_job_which_can_be_stopped(ray_cluster
     assert watching.returncode == 130
     assert f"ray job stop {job}" in err
     assert client.get_job_status(job) == JobStatus.RUNNING
-    Cluster(f"http://{ray_cluster['webui_url']}").stop(job)
+    client.stop_job(job)
     wait_until(lambda: client.get_job_status(job) == JobStatus.STOPPED, 60)
 
 

@@ -142,8 +142,9 @@ def trial_processes():
 
 
 def test_a_trial_that_is_killed_goes_on_from_its_checkpoint(made, tmp_path, wait_until):
-    asked = {**GRID, "settings": {**QUICK, "outer_steps": 40}, "space": {"seed": [0]}}
-    whole = ptm.sweep(asked, small_dataset(), out=tmp_path / "whole", experts_dir=made[2] / "experts")
+    settings = {**QUICK, "outer_steps": 40}
+    asked = {**GRID, "settings": settings, "space": {"seed": [0]}}
+    whole = ptm.distill(small_dataset(), out=tmp_path / "whole", experts_dir=made[2] / "experts", **settings)
     found = []
     run = threading.Thread(
         target=lambda: found.append(
@@ -188,9 +189,9 @@ def test_a_population_copies_and_perturbs(made, tmp_path):
         assert row["outer_step"] == 48
 
 
-@pytest.mark.parametrize("how", [{"searcher": "optuna"}, {"searcher": "random", "scheduler": "asha", "grace": 4}])
-def test_searchers_and_schedulers_find_their_way_to_a_best_set(made, tmp_path, how):
+def test_optuna_and_asha_find_their_way_to_a_best_set(made, tmp_path):
     space = {"overlap.weight": {"low": 0.5, "high": 8, "log": True}, "schedule.kind": ["count", "progress"]}
+    how = {"searcher": "optuna", "scheduler": "asha", "grace": 4}
     asked = {**how, "trials": 3, "settings": QUICK, "space": space}
     result = ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
     assert (result.trials, result.failed) == (3, 0)

@@ -5,7 +5,7 @@ import torch
 
 from ptm_ray.core.schedule import Segment
 from ptm_ray.errors import DivergedError
-from ptm_ray.stages.distill import Distillation
+from ptm_ray.stages.distill import PASSES_OF_INNER_STEP, Distillation
 from ptm_ray.stages.experts import ExpertTrainer
 from ptm_ray.stages.scoring import Evaluator, InlineScorer
 from ptm_ray.store.checkpoints import RunFolder
@@ -120,6 +120,21 @@ def test_any_candidate_may_be_kept_the_first_included(tmp_path):
     list(run.run())
     assert run.selection.kept.outer_step == 8
     assert not torch.equal(run.result().images, run.learner.result().images)
+
+
+@pytest.mark.parametrize("later_share", [0.0, 0.9])
+def test_scoring_takes_about_a_fifth_of_the_work_however_segments_are_mixed(tmp_path, later_share):
+    schedule = {"start": 0, "end_min": 1, "length": 1, "growth": 240, "later_share": later_share}
+    student = {"steps_per_snapshot": 4.0, "steps_min": 2, "steps_max": 20, "batch_size": 6}
+    evaluation = {"validate_every": None, "steps": 40, "batch_size": 6}
+    problem = small_problem(schedule=schedule, student=student, evaluation=evaluation, outer_steps=240)
+    run = distillation(problem, tmp_path, ScriptedScorer(0.5))
+    rows = list(run.run())
+    assert len({row.student_steps for row in rows}) > 3
+    settings = problem.config.evaluation
+    scoring = 3 * settings.validation_steps * settings.validation_networks * (len(run.selection.scores) - 1)
+    matching = PASSES_OF_INNER_STEP * sum(row.student_steps for row in rows)
+    assert 0.15 < scoring / (scoring + matching) < 0.25
 
 
 def test_a_cycle_that_leaves_validation_worse_is_undone(tmp_path):
