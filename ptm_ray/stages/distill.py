@@ -135,7 +135,8 @@ def initial_set(problem: Problem, trajectories: TrajectorySource, seeds: Seeds) 
 def validate_every(config: DistillConfig, num_images: int, inner_steps: float) -> int:
     """Outer steps between two scorings: as asked, or such that these take VALIDATION_SHARE of the work.
 
-    `inner_steps`: of an outer step, on average. Counted in images through the network rather than in seconds, so that a run is the same on any machine.
+    `inner_steps`: of an outer step, on average. Counted in images through the network rather than in seconds, so that
+    a run is the same on any machine.
     """
     evaluation, student = config.evaluation, config.student
     if evaluation.validate_every is not None:

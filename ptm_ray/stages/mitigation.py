@@ -158,7 +158,8 @@ class Mitigation:
         return overlap.references(self._network, theta, self._real, self._half, self._seeds.stream(stage, outer_step))
 
     def _measure(self, learner: Learner, theta: Tensor, halves: Halves, outer_step: int) -> float:
-        now, real = learner.synthetic, self._references(theta, "overlap", outer_step)
+        # Of the set as it would be handed on.
+        now, real = learner.result(), self._references(theta, "overlap", outer_step)
         with torch.no_grad():
             return float(overlap.overlap_ratio(self._network, theta, now.images, now.classes, halves, real))
 

@@ -110,9 +110,8 @@ def test_experts_are_found_again_and_a_set_is_evaluated(distilled, folder, ray_c
 def test_a_run_that_was_interrupted_goes_on_with_the_same_command(distilled, folder, ray_cluster, wait_until):
     address = {"RAY_ADDRESS": ray_cluster["address"]}
     words = "distill --data cells.npz --config quick.toml --ipc 2 --outer-steps 100000 --out runs/b --experts-dir ex"
-    first = subprocess.Popen(
-        [COMMAND, *words.split(), "--budget-minutes", "3"], cwd=folder, env={**os.environ, **address}, stderr=subprocess.PIPE
-    )
+    command = [COMMAND, *words.split(), "--budget-minutes", "3"]
+    first = subprocess.Popen(command, cwd=folder, env={**os.environ, **address}, stderr=subprocess.PIPE)
     checkpoint = folder / "runs" / "b" / "checkpoint.pt"
     wait_until(checkpoint.exists, limit_s=120)
     first.kill()
