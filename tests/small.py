@@ -7,6 +7,7 @@ import numpy as np
 from ptm_ray.config.files import resolve
 from ptm_ray.data.dataset import MedicalDataset, Split
 from ptm_ray.data.phantom import cellphantom
+from ptm_ray.stages.experts import ExpertTrainer
 from ptm_ray.stages.problem import Problem
 
 CLASSES = 3
@@ -45,3 +46,18 @@ def small_dataset() -> MedicalDataset:
 def small_problem(**settings) -> Problem:
     """`settings` are laid over SETTINGS, nested ones table by table."""
     return Problem(small_dataset(), resolve(SETTINGS, settings)).check()
+
+
+class InMemory:
+    """Trajectories that were trained here and now."""
+
+    def __init__(self, problem):
+        trainer = ExpertTrainer(problem)
+        self._vectors = [list(trainer.snapshots(expert)) for expert in range(problem.experts.count)]
+
+    @property
+    def num_experts(self):
+        return len(self._vectors)
+
+    def vector(self, expert, snapshot):
+        return self._vectors[expert][snapshot]

@@ -105,6 +105,8 @@ class SweepConfig(Settings):
         if self.searcher == "grid" and ranges:
             raise ValueError(f"a grid needs values: {ranges[0]} is a range; list its values, or search at random")
         for name in self.space:
+            if name == "matchers":
+                raise ValueError("matchers can't be swept: a trial matches alone; take it out of the space")
             if name in ("data", "size"):
                 raise ValueError(f"{name} can't be swept: a sweep has one dataset; give it among the settings")
             if self.scheduler == "pbt" and _below(name, FIXED_FROM_THE_START):
@@ -138,7 +140,11 @@ class SweepConfig(Settings):
         can only be found by trying it: that trial fails, the others go on.
         """
         first = {name: _corners(dimension)[0] for name, dimension in self.space.items()}
-        self.config(first)
+        together = self.config(first).matchers
+        if together > 1:
+            raise ConfigError(
+                f"{together} matchers asked for, but a trial matches alone; take them out of the settings"
+            )
         for name, dimension in self.space.items():
             for value in _corners(dimension):
                 self.config({**first, name: value})

@@ -5,7 +5,7 @@ checkpoint needs of the mathematics.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,18 +191,22 @@ def outer_step(
     plan: Plan = RECOMPUTE,
     separation: Separation | None = None,
     moving: Tensor | None = None,
+    mean: Callable[[Gradients], Gradients] | None = None,
 ) -> StepMetrics:
     """Matches the student to the segment start → target and updates the synthetic set in place.
 
     The student's steps are of inner lr α · `pace`, so that one α serves segments that differ in what a step covers.
 
     `separation` also climbs the overlap ratio (the separate phase), by its gradient scaled to `weight` times the norm
-    of the matching gradient; `moving` limits the update to those rows (separate and retrain). An update that is not
-    finite, or whose loss has exploded, is skipped and the inner lr backs off.
+    of the matching gradient; `moving` limits the update to those rows (separate and retrain). `mean` is what several
+    processes that match a segment each make of their gradients. An update that is not finite, or whose loss has
+    exploded, is skipped and the inner lr backs off.
     """
     now = learner.synthetic
     log_lr = now.log_lr + math.log(pace)
     gradients = matching_gradients(network, start, target, now.images, now.labels(), log_lr, batches, plan=plan)
+    if mean is not None:
+        gradients = mean(gradients)
     loss, inner_lr = float(gradients.loss), math.exp(float(now.log_lr))
     if not _usable(gradients, learner.rates.explode_at):
         now.log_lr.add_(math.log(BACK_OFF))

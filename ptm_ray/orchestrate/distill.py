@@ -3,7 +3,7 @@
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,14 +17,16 @@ from ray.exceptions import RayActorError, RayTaskError
 from ptm_ray.config import DistillConfig
 from ptm_ray.core.nets.convnet import default_depth
 from ptm_ray.data import MedicalDataset
-from ptm_ray.errors import PtmError, WorkerFailed
+from ptm_ray.errors import ConfigError, PtmError, WorkerFailed
 from ptm_ray.evaluation.protocol import Kind, jobs
 from ptm_ray.orchestrate import evaluators
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.experts import fill_buffer
 from ptm_ray.orchestrate.session import connected, count_workers
+from ptm_ray.orchestrate.together import distil_together
 from ptm_ray.orchestrate.workers import start_workers
 from ptm_ray.report import write_report
+from ptm_ray.stages.distill import Row
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet
 from ptm_ray.store.checkpoints import RunFolder
@@ -97,11 +99,24 @@ def distill(
     folder.claim(run_identity(config, dataset))
     started = time.monotonic()
     with connected(workers):
+        there = count_workers(workers)
+        if config.matchers > there:
+            raise ConfigError(f"{config.matchers} matchers want a CPU each, but there are {there}; lower matchers")
         problem_ref = ray.put(problem)
-        actors = start_workers(problem_ref, count_workers(workers))
+        actors = start_workers(problem_ref, there)
         buffer = experts_with_progress(problem, problem_ref, actors, experts_root, watcher)
         experts_s = time.monotonic() - started
-        found = _distillation(problem, actors, buffer, folder, budget_s, watcher)
+        show = _shown(watcher, budget_s, config.outer_steps)
+        if config.matchers > 1:
+            # Those that match take the CPUs of as many workers; those that are left score.
+            helpers, others = actors[config.matchers :], actors[: config.matchers]
+            for actor in others:
+                ray.kill(actor)
+            distil_together(problem_ref, buffer, helpers, folder, config.matchers, budget_s, show)
+            actors = [*start_workers(problem_ref, config.matchers), *helpers]
+            # What is left to do takes no outer step.
+            budget_s = 0.0
+        found = _distillation(actors, buffer, folder, budget_s, show)
         held = folder.load_result()
         if held is not None and held["cost"]["outer_steps"] == len(found["rows"]):
             # Nothing was added since the test split was read: it is not read again.
@@ -176,25 +191,32 @@ def experts_with_progress(
     return fill_buffer(problem, problem_ref, actors, root, show)
 
 
+def _shown(watcher: Watcher, budget_s: float | None, outer_steps: int) -> Callable[[Row], None]:
+    """What shows the watcher an outer step."""
+    total = budget_s or outer_steps
+
+    def show(row: Row) -> None:
+        done = row.elapsed_s if budget_s else row.outer_step + 1
+        words = f"step {row.outer_step}, end {row.end}, loss {row.loss:.3f}, {row.phase}"
+        watcher.update("distilling", min(done, total), total, words)
+
+    return show
+
+
 def _distillation(
-    problem: Problem,
     actors: list[Any],
     buffer: TrajectoryBuffer,
     folder: RunFolder,
     budget_s: float | None,
-    watcher: Watcher,
+    show: Callable[[Row], None],
 ) -> dict[str, Any]:
-    total = budget_s or problem.config.outer_steps
     leader, helpers = actors[0], actors[1:]
     stream = leader.distill.options(num_returns="streaming").remote(
         buffer, helpers, str(folder.root.absolute()), budget_s
     )
     try:
         for ref in stream:
-            row = ray.get(ref)
-            done = row.elapsed_s if budget_s else row.outer_step + 1
-            words = f"step {row.outer_step}, end {row.end}, loss {row.loss:.3f}, {row.phase}"
-            watcher.update("distilling", min(done, total), total, words)
+            show(ray.get(ref))
         found: dict[str, Any] = ray.get(leader.result.remote())
     except RayTaskError as error:
         raise (

@@ -184,7 +184,8 @@ def trial(
     scorer = RemoteScorer([partial(evaluator.validate.remote, config) for evaluator in evaluators])
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))
-        _take_over(tune.get_checkpoint(), folder)
+        if (checkpoint := tune.get_checkpoint()) is not None:
+            _take_over(checkpoint, folder)
         run = Distillation(problem, buffer, scorer, folder)
         told, row = len(run.selection.scores), None
         for row in run.run(None if asked.budget_minutes is None else 60 * asked.budget_minutes):
@@ -213,10 +214,8 @@ def _report(run: Distillation, row: Row | None, folder: RunFolder) -> None:
 
 def _take_over(checkpoint: Any, folder: RunFolder) -> None:
     """A trial's checkpoint into the folder of the run that goes on from it."""
-    if checkpoint is None:
-        return
     with checkpoint.as_directory() as held:
-        shutil.copy2(Path(held) / folder.checkpoint_path.name, folder.checkpoint_path)
+        folder.take_over(Path(held))
 
 
 def _export(

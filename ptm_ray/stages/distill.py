@@ -38,6 +38,7 @@ from ptm_ray.stages.mitigation import CycleRow, Mitigation
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Scorer
 from ptm_ray.stages.selection import Selection
+from ptm_ray.stages.team import Alone, Team, TeamScorer
 from ptm_ray.store.checkpoints import RunFolder
 
 #: Segments that the first inner lr is searched on.
@@ -148,34 +149,46 @@ def validate_every(config: DistillConfig, num_images: int, inner_steps: float) -
 
 
 class Distillation:
-    """A distillation under way. `run` is the loop; everything it needs to go on is in `state_dict`."""
+    """A distillation under way. `run` is the loop; everything it needs to go on is in `state_dict`.
 
-    def __init__(self, problem: Problem, trajectories: TrajectorySource, scorer: Scorer, folder: RunFolder) -> None:
+    With a `team`, one of several in as many processes, each with a folder, that go on from the first one's checkpoint.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        trajectories: TrajectorySource,
+        scorer: Scorer,
+        folder: RunFolder,
+        team: Team | None = None,
+    ) -> None:
         started, config = time.monotonic(), problem.config
-        self.problem, self.trajectories, self.folder = problem, trajectories, folder
+        self.problem, self.trajectories, self.folder, self.team = problem, trajectories, folder, team or Alone()
         self.network = problem.network()
         self.seeds = Seeds(config.seed)
         self.expert_steps = problem.snapshot_steps()
         bounds = problem.whitening.bounds if config.images.in_range else None
         self.learner = Learner(initial_set(problem, trajectories, self.seeds), outer_rates(config), bounds)
         self.ops = problem.ops if config.images.augment else ()
+        self.checkpoint_every_s = CHECKPOINT_EVERY_S
         self.step = 0
         self.elapsed_s = 0.0
-        self.selection = Selection(scorer, problem.tensors("val")[1])
+        self.selection = Selection(TeamScorer(scorer, self.team), problem.tensors("val")[1])
         self.rows: list[Row] = []
         self.skipped_in_a_row = 0
         self._plans: dict[tuple[int, int], Plan] = {}
-        saved = folder.load_checkpoint()
+        saved = self.team.told(folder.load_checkpoint() if self.team.rank == 0 else None)
         if saved is not None:
             self._plan_segments(saved["start"])
             self.load_state_dict(saved)
             return
         # The initial set is a candidate too: a run never hands on anything that validation knows to be worse.
         self.selection.submit(0, self.learner.result())
-        self._plan_segments(self._head_start())
+        self._agree()
+        self._plan_segments(self.team.told(self._head_start()))
         self.progress = self.schedule.begin()
         if config.student.inner_lr is None:
-            self.learner.synthetic.log_lr.copy_(self._searched_log_lr())
+            self.learner.synthetic.log_lr.copy_(self.team.told(self._searched_log_lr()))
         self.elapsed_s = time.monotonic() - started
 
     @property
@@ -214,21 +227,21 @@ class Distillation:
         `budget_s` counts the run's own wall time, over resumptions. `stop_after` ends this call after so many outer
         steps. A checkpoint is written every few seconds and at the end.
         """
-        last = time.monotonic()
-        saved = last
+        saved = time.monotonic()
         until = self.problem.config.outer_steps if stop_after is None else self.step + stop_after
         while self.step < min(until, self.problem.config.outer_steps):
-            if budget_s is not None and self.elapsed_s >= budget_s:
+            started = time.monotonic()
+            spent = budget_s is not None and self.elapsed_s >= budget_s
+            spent, due = self.team.told((spent, started - saved > self.checkpoint_every_s))
+            if spent:
                 break
+            if due:
+                self.checkpoint()
+                saved = started
             row = self._one_step()
-            now = time.monotonic()
-            self.elapsed_s, last = self.elapsed_s + now - last, now
+            self.elapsed_s += time.monotonic() - started
             self.rows.append(row)
             yield row
-            last = time.monotonic()
-            if now - saved > CHECKPOINT_EVERY_S:
-                self.checkpoint()
-                saved = now
         self.checkpoint()
         whole = self.mitigation is None or self.mitigation.phase is Phase.MATCH
         if stop_after is None and whole and self.step > self.selection.latest:
@@ -244,9 +257,14 @@ class Distillation:
 
     def _one_step(self) -> Row:
         step = self.step
-        segment, start, end = self._segment("segment", step, self.schedule)
+        segment, expert = self._draw("segment", step, self.schedule)
         batches = self._batches(segment)
-        looked = None if self.mitigation is None else self.mitigation.look(self.learner, end, step)
+        looked = None
+        if self.mitigation is not None:
+            looked = self.mitigation.look(self.learner, self._vector(expert, segment.end), step)
+        # One segment for the whole team, lest some wait for others' longer ones; an expert for each.
+        expert = (expert + self.team.rank) % self.trajectories.num_experts
+        start, end = (self._vector(expert, snapshot) for snapshot in segment)
         phase = Phase.MATCH if self.mitigation is None else self.mitigation.phase
         if phase is Phase.MATCH and step - self.selection.latest >= self.validate_every:
             # In mid-cycle a set is half done; the look that begins one has scored this very set.
@@ -262,6 +280,7 @@ class Distillation:
             plan=self._plan(start, batches),
             separation=None if self.mitigation is None else self.mitigation.separation(),
             moving=None if self.mitigation is None else self.mitigation.moving,
+            mean=self.team.mean,
         )
         self._count_skipped(metrics.skipped, metrics.loss)
         if not metrics.skipped:
@@ -283,13 +302,14 @@ class Distillation:
             elapsed_s=self.elapsed_s,
         )
 
-    def _segment(self, stage: str, index: int, schedule: Schedule) -> tuple[Segment, torch.Tensor, torch.Tensor]:
-        """What the schedule asks for now, and a drawn expert's parameters at its start and end."""
+    def _draw(self, stage: str, index: int, schedule: Schedule) -> tuple[Segment, int]:
+        """What the schedule asks for now, and an expert."""
         draw = self.seeds.stream(stage, index)
         segment = schedule.segment(self.progress, draw)
-        expert = int(torch.randint(self.trajectories.num_experts, (), generator=draw))
-        start, end = (torch.from_numpy(self.trajectories.vector(expert, k).copy()) for k in segment)
-        return segment, start, end
+        return segment, int(torch.randint(self.trajectories.num_experts, (), generator=draw))
+
+    def _vector(self, expert: int, snapshot: int) -> torch.Tensor:
+        return torch.from_numpy(self.trajectories.vector(expert, snapshot).copy())
 
     def _plan_segments(self, start: int) -> None:
         """The schedule and all that follows from it, once it is known where progressive segments begin."""
@@ -343,13 +363,14 @@ class Distillation:
         experts = self.problem.experts
         # With momentum m an expert moves as if its rate were 1 / (1 − m) as large.
         guess = experts.lr / (1 - experts.momentum) * self._covered(self.first_segment)
-        drawn = [self._segment("inner lr", index, self._search_schedule()) for index in range(SEARCH_SEGMENTS)]
-        pairs = [(start, end) for _, start, end in drawn]
+        drawn = [self._draw("inner lr", index, self._search_schedule()) for index in range(SEARCH_SEGMENTS)]
+        pairs = [(self._vector(expert, segment.start), self._vector(expert, segment.end)) for segment, expert in drawn]
         batches = self._batches(drawn[0][0])
         return torch.tensor(search_inner_lr(self.network, self.learner.synthetic, pairs, batches, guess)).log()
 
     def _batches(self, segment: Segment) -> list[Batch]:
-        draw, size = self.seeds.stream("inner batches", self.step), self.problem.config.student.batch_size
+        of_rank = (self.team.rank,) if self.team.rank else ()
+        draw, size = self.seeds.stream("inner batches", self.step, *of_rank), self.problem.config.student.batch_size
         return inner_batches(len(self.learner.synthetic.images), size, self._student_steps(segment), self.ops, draw)
 
     def _plan(self, start: torch.Tensor, batches: list[Batch]) -> Plan:
@@ -377,4 +398,10 @@ class Distillation:
     def checkpoint(self) -> None:
         """Writes all that the run needs to go on, once every candidate is scored."""
         self.selection.collect(wait=True)
+        self._agree()
         self.folder.save_checkpoint(self.state_dict())
+
+    def _agree(self) -> None:
+        """All go on from the first one's set: machines of several kinds may round differently, and drift apart."""
+        if self.team.size > 1:
+            self.learner.load_state_dict(self.team.told(self.learner.state_dict()))

@@ -1,6 +1,7 @@
 """Checkpoints of a distillation, and the folder of a run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,11 @@ class RunFolder:
         """Everything that the run needs to go on as if it had never stopped."""
         with atomic.replacing(self.checkpoint_path) as temporary:
             torch.save(state, temporary)
+
+    def take_over(self, other: Path) -> None:
+        """The checkpoint of another folder, for the run here to go on from."""
+        with atomic.replacing(self.checkpoint_path) as temporary:
+            shutil.copyfile(other / self.checkpoint_path.name, temporary)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint, or None. Only tensors and plain values are read, never pickled objects."""

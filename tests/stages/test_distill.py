@@ -6,31 +6,15 @@ import torch
 from ptm_ray.core.schedule import Segment
 from ptm_ray.errors import DivergedError
 from ptm_ray.stages.distill import PASSES_OF_INNER_STEP, Distillation
-from ptm_ray.stages.experts import ExpertTrainer
 from ptm_ray.stages.scoring import Evaluator, InlineScorer
 from ptm_ray.store.checkpoints import RunFolder
-from tests.small import small_problem
+from tests.small import InMemory, small_problem
 
 EVERYTHING = {
     "ipc": 4,
     "images": {"soft_labels": True, "ema": 0.9},
     "overlap": {"threshold": 5.0, "look_every": 2, "separate_steps": 2, "retrain_steps": 2},
 }
-
-
-class InMemory:
-    """Trajectories that were trained here and now."""
-
-    def __init__(self, problem):
-        trainer = ExpertTrainer(problem)
-        self._vectors = [list(trainer.snapshots(expert)) for expert in range(problem.experts.count)]
-
-    @property
-    def num_experts(self):
-        return len(self._vectors)
-
-    def vector(self, expert, snapshot):
-        return self._vectors[expert][snapshot]
 
 
 class ScriptedScorer:

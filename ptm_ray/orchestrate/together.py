@@ -1,0 +1,186 @@
+"""One distillation over several workers with Ray Train: each matches an expert of its own, gradients are averaged.
+
+An outer step then takes about as long as ever, and its gradient is the mean over several experts. Worth it where a
+step takes long beside what averaging moves: the size of the synthetic images, once for every worker.
+"""
+
+import contextlib
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import torch
+from ray import train
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from ptm_ray.core.unroll import Gradients
+from ptm_ray.errors import PtmError, WorkerFailed, first_line
+from ptm_ray.orchestrate.buffer import TrajectoryBuffer
+from ptm_ray.orchestrate.workers import RemoteScorer
+from ptm_ray.stages.distill import CHECKPOINT_EVERY_S, Distillation, Row
+from ptm_ray.stages.memory import keep_memory
+from ptm_ray.stages.problem import Problem
+from ptm_ray.stages.scoring import Evaluator, InlineScorer, Scorer
+from ptm_ray.store.checkpoints import RunFolder
+
+#: Times that the workers are started again after one was lost.
+MAX_FAILURES = 3
+#: Seconds between two looks at how far the workers are.
+LOOK_EVERY_S = 0.5
+
+T = TypeVar("T")
+
+
+class TorchTeam:
+    """The workers of this process's torch.distributed group."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+    def mean(self, gradients: Gradients) -> Gradients:
+        """Of everybody's: one message of (images + labels + 2) numbers."""
+        flat = torch.cat([part.reshape(-1) for part in gradients])
+        torch.distributed.all_reduce(flat)
+        means, at = [], 0
+        for part in gradients:
+            means.append(flat[at : at + part.numel()].view_as(part) / self.size)
+            at += part.numel()
+        return Gradients(*means)
+
+    def told(self, value: T) -> T:
+        """The first one's."""
+        box: list[Any] = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        heard: T = box[0]
+        return heard
+
+
+class Reported(RunFolder):
+    """A worker's own folder, whose checkpoints go to Train as well: the first one's are the run's."""
+
+    def __init__(self, root: Path, *, first: bool) -> None:
+        super().__init__(root)
+        self._first = first
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """All workers take part, as Train wants them to."""
+        super().save_checkpoint(state)
+        train.report({"outer_step": state["step"]}, Checkpoint.from_directory(self.root) if self._first else None)
+
+
+class Board:
+    """Where the first worker says how far it is."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+
+    def show(self, row: Row) -> None:
+        """A row is there."""
+        self._rows.append(row)
+
+    def take(self) -> list[Row]:
+        """All since the last call."""
+        rows, self._rows = self._rows, []
+        return rows
+
+
+def distil_together(
+    problem_ref: Any,
+    buffer: TrajectoryBuffer,
+    evaluators: list[Any],
+    folder: RunFolder,
+    size: int,
+    budget_s: float | None,
+    show: Callable[[Row], None],
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+) -> None:
+    """Takes the run in `folder` to its end, on `size` workers of one CPU each; its checkpoint is there after.
+
+    `folder` must be one that all nodes see, where there are several. `evaluators` score on the validation split; where
+    there are none, the first worker does. Goes on from the last checkpoint where a worker was lost, or the run was.
+    """
+    held = folder.checkpoint_path.read_bytes() if folder.checkpoint_path.is_file() else None
+    board = ray.remote(Board).options(num_cpus=0).remote()
+    trainer = TorchTrainer(
+        _member,
+        train_loop_config={
+            "problem": problem_ref,
+            "buffer": buffer,
+            "evaluators": evaluators,
+            "budget_s": budget_s,
+            "checkpoint_every_s": checkpoint_every_s,
+            "held": held,
+            "board": board,
+        },
+        scaling_config=ScalingConfig(num_workers=size, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(
+            name="together",
+            storage_path=str(folder.root.absolute()),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    with _watching(board, show):
+        try:
+            # Train greets on standard output, which is for results.
+            with contextlib.redirect_stdout(sys.stderr):
+                result = trainer.fit()
+        except train.TrainingFailedError as error:
+            causes = getattr(error, "worker_failures", {}).values()
+            known = next((c for c in causes if isinstance(c, PtmError)), None)
+            raise known or WorkerFailed(
+                f"distilling together failed ({first_line(error)}); run the same command again to go on from its last "
+                "checkpoint"
+            ) from error
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as made:
+        folder.take_over(Path(made))
+
+
+def _member(parts: dict[str, Any]) -> None:
+    """What every worker does."""
+    torch.set_num_threads(1)
+    keep_memory()
+    problem: Problem = ray.get(parts["problem"])
+    team = TorchTeam()
+    ask = [evaluator.validate.remote for evaluator in parts["evaluators"]]
+    scorer: Scorer = RemoteScorer(ask) if ask else InlineScorer(Evaluator(problem))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Reported(Path(scratch), first=team.rank == 0)
+        checkpoint = train.get_checkpoint()
+        if checkpoint is not None:
+            with checkpoint.as_directory() as last:
+                folder.take_over(Path(last))
+        elif parts["held"] is not None:
+            folder.checkpoint_path.write_bytes(parts["held"])
+        run = Distillation(problem, parts["buffer"], scorer, folder, team)
+        # Without the last validation, which comes after the checkpoint: that is for the run that takes it over.
+        run.checkpoint_every_s = parts["checkpoint_every_s"]
+        for row in run.run(parts["budget_s"], stop_after=problem.config.outer_steps):
+            if team.rank == 0:
+                parts["board"].show.remote(row)
+
+
+@contextlib.contextmanager
+def _watching(board: Any, show: Callable[[Row], None]) -> Iterator[None]:
+    """Shows what comes to the board, from a thread: `fit` wants the main one, where an interrupt arrives."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(LOOK_EVERY_S):
+            for row in ray.get(board.take.remote()):
+                show(row)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        ray.kill(board)
