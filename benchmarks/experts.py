@@ -14,6 +14,7 @@ from ptm_ray.orchestrate.experts import fill_buffer
 from ptm_ray.orchestrate.session import connected
 from ptm_ray.orchestrate.workers import start_workers
 from ptm_ray.stages.problem import Problem
+from ptm_ray.store.places import Place
 
 EXPERTS = 4
 ROUNDS = 2
@@ -29,11 +30,11 @@ def main() -> None:
         actors = start_workers(problem_ref, 2)
         ray.get([actor.process_id.remote() for actor in actors])
         # A first pass, so that both hold the images and have run the kernels once.
-        fill_buffer(problem, problem_ref, list(actors), Path(scratch) / "first", lambda done, wanted: None)
+        fill_buffer(problem, problem_ref, list(actors), Place(Path(scratch) / "first"), lambda done, wanted: None)
         for turn in range(ROUNDS):
             for count in (1, 2):
                 started = time.perf_counter()
-                root = Path(scratch) / f"{turn}-{count}"
+                root = Place(Path(scratch) / f"{turn}-{count}")
                 fill_buffer(problem, problem_ref, list(actors[:count]), root, lambda done, wanted: None)
                 seconds[count].append(time.perf_counter() - started)
     per_minute = {count: 60 * EXPERTS / min(taken) for count, taken in seconds.items()}

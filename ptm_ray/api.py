@@ -1,6 +1,5 @@
 """The Python API: the same words as the command line, from a script, a notebook or a submitted job."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,9 @@ from ptm_ray.orchestrate import distill as on_ray
 from ptm_ray.orchestrate.distill import DistillResult as DistillResult
 from ptm_ray.orchestrate.distill import Watcher
 from ptm_ray.stages.problem import Problem
+from ptm_ray.store.artefact import RECIPE
 from ptm_ray.store.artefact import SyntheticSet as SyntheticSet
+from ptm_ray.store.places import Place, cache
 
 if TYPE_CHECKING:
     from ptm_ray.orchestrate.sweep import SweepResult as SweepResult
@@ -30,8 +31,7 @@ Config = DistillConfig | str | Path
 
 def default_experts_dir() -> Path:
     """Where trajectories are kept between runs: PTM_RAY_CACHE, else the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PTM_RAY_CACHE") or Path(cache) / "ptm-ray") / "experts"
+    return cache() / "experts"
 
 
 def _dataset(data: Data, config: DistillConfig, data_root: str | Path | None) -> MedicalDataset:
@@ -57,14 +57,14 @@ def train_experts(
     workers: int | None = None,
     watcher: Watcher | None = None,
     **settings: Any,
-) -> Path:
+) -> Path | str:
     """Trains the experts of a dataset (those that are missing) and returns the folder of their trajectories.
 
     `settings` are those of `DistillConfig`, nested ones as dicts: `experts={"count": 20}`.
     """
     config = _config(data, config, settings)
     dataset = _dataset(data or config.data, config, data_root)
-    root = Path(experts_dir) if experts_dir else default_experts_dir()
+    root = Place.of(experts_dir or default_experts_dir())
     return on_ray.train_experts(config, dataset, experts_root=root, workers=workers, watcher=watcher)
 
 
@@ -90,8 +90,8 @@ def distill(
     return on_ray.distill(
         config,
         dataset,
-        Path(out),
-        experts_root=Path(experts_dir) if experts_dir else default_experts_dir(),
+        Place.of(out),
+        experts_root=Place.of(experts_dir or default_experts_dir()),
         budget_s=None if budget_minutes is None else 60 * budget_minutes,
         workers=workers,
         watcher=watcher,
@@ -169,8 +169,8 @@ def sweep(
         asked = asked.replace(settings={"data": name})
     first = asked.check().experts_wanted()[0]
     dataset = _dataset(data or first.data, first, data_root)
-    root = Path(experts_dir) if experts_dir else default_experts_dir()
-    return on_tune.sweep(asked, dataset, Path(out), experts_root=root, workers=workers, watcher=watcher)
+    root = Place.of(experts_dir or default_experts_dir())
+    return on_tune.sweep(asked, dataset, Place.of(out), experts_root=root, workers=workers, watcher=watcher)
 
 
 #: What of a set's settings decides how it is scored.
@@ -193,10 +193,13 @@ def _load_set(synthetic: SyntheticSet | str | Path) -> SyntheticSet | Path:
     """Our set, or the path of another's."""
     if isinstance(synthetic, SyntheticSet):
         return synthetic
-    path = Path(synthetic)
-    for folder in (path, path / "set"):
-        if (folder / "recipe.json").is_file():
+    place, path = Place.of(synthetic), Path(synthetic)
+    for folder in (place, place / "set"):
+        folder.pull(RECIPE)
+        if (folder.local / RECIPE).is_file():
             return SyntheticSet.load(folder)
+    if place.url is not None:
+        raise DataError(f"no synthetic set {place}; give the URL of a set of ours, or of its run")
     if not path.exists():
         raise DataError(f"no synthetic set {path}; give the folder of a set, or an npz, folder or table of images")
     return path

@@ -14,6 +14,8 @@ install_import_hook("ptm_ray.core", "beartype.beartype").__enter__()
 os.environ.update(
     RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1"
 )
+# For the tests' own S3 server, which takes any.
+os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +33,22 @@ def ray_cluster():
     )
     yield context.address_info
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_url():
+    """URLs of folders in a bucket of a real server that speaks S3, on this machine."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1").create_bucket(
+        Bucket="ptm-ray-tests"
+    )
+    yield lambda name: f"s3://ptm-ray-tests/{name}?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,9 @@ on when the same command is given again.
 class Distill(Where):
     """Flags of `distill`."""
 
-    out: Annotated[Path | None, SaysDefault] = None
-    """Folder of the run: the set, its card and picture, curves, scores (default: runs/DATA-ipcIPC-METHOD-SEED)."""
+    out: Annotated[str | None, SaysDefault] = None
+    """Folder of the run, or an s3:// URL: the set, its card and picture, curves, scores (default:
+    runs/DATA-ipcIPC-METHOD-SEED)."""
     budget_minutes: Annotated[float | None, SaysDefault] = None
     """Wall time of the distillation itself, after the experts (default: until all outer steps are done)."""
     settings: Settings = None  # type: ignore[assignment]
@@ -36,10 +37,11 @@ def main(argv: Sequence[str]) -> None:
         raise ConfigError(f"--budget-minutes must be above 0, got {asked.budget_minutes:g}")
     from ptm_ray import api
     from ptm_ray.cli.show import Bars, last_line, scores_table
+    from ptm_ray.store.places import Place
 
     settings = asked.settings
     name = f"{Path(settings.data).stem}-ipc{settings.ipc}-{settings.method}-{settings.seed}"
-    out = asked.out or Path("runs") / name
+    out = asked.out or f"runs/{name}"
     with Bars() as bars:
         dataset = api.load_dataset(settings.data, size=settings.size, data_root=asked.data_root)
         for note in dataset.notes:
@@ -54,6 +56,6 @@ def main(argv: Sequence[str]) -> None:
             watcher=bars,
         )
     scores_table(result.scores, f"{dataset.name}, {settings.ipc} images per class: test split, percent")
-    print(f"set      {result.set}\npicture  {result.set / 'grid.png'}\ncurves   {out / 'curve.png'}")
+    print(f"set      {result.set}\npicture  {result.set}/grid.png\ncurves   {Place.of(out) / 'curve.png'}")
     if asked.json:
         last_line(result.to_json())

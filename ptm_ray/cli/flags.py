@@ -31,8 +31,9 @@ Settings = Annotated[DistillConfig, tyro.conf.arg(name="")]
 class Places:
     """Where and with what a command runs; none of it changes the result."""
 
-    experts_dir: Annotated[Path | None, SaysDefault] = None
-    """Where expert trajectories are kept and found again (default: the user's cache folder)."""
+    experts_dir: Annotated[str | None, SaysDefault] = None
+    """Where expert trajectories are kept and found again, a folder or an s3:// URL (default: the user's cache
+    folder)."""
     data_root: Annotated[Path | None, SaysDefault] = None
     """Folder that is searched for MedMNIST's files, before their own."""
     workers: Annotated[int | None, SaysDefault] = None

@@ -40,7 +40,7 @@ class Sweep(Places):
 
     file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """What to search. May be left out with --resume."""
-    out: Annotated[Path | None, SaysDefault] = None
+    out: Annotated[str | None, SaysDefault] = None
     """Folder of the sweep: table, pictures, trials, the best set (default: runs/sweep-FILE)."""
     resume: Switch = False
     """Go on with the sweep that --out holds, as it was asked for then. For folders of your own alone: Tune keeps its
@@ -62,8 +62,9 @@ def main(argv: Sequence[str]) -> None:
         wanted = read_sweep(asked.file)
     from ptm_ray import api
     from ptm_ray.cli.show import Bars, last_line
+    from ptm_ray.store.places import Place
 
-    out = asked.out or Path("runs") / f"sweep-{asked.file.stem if asked.file else ''}"
+    out = asked.out or f"runs/sweep-{asked.file.stem if asked.file else ''}"
     with Bars() as bars:
         result = api.sweep(
             wanted,
@@ -77,15 +78,19 @@ def main(argv: Sequence[str]) -> None:
     best = ", ".join(f"{name} {value}" for name, value in result.config.items())
     print(f"best     {100 * result.score:.1f} % balanced accuracy on validation: {best}")
     failed = f", {result.failed} of them failed" if result.failed else ""
-    print(f"trials   {result.trials}{failed}: {out / 'trials.md'}\nset      {result.set}")
+    print(f"trials   {result.trials}{failed}: {Place.of(out) / 'trials.md'}\nset      {result.set}")
     if asked.json:
         last_line(result.to_json())
 
 
-def _held(out: Path) -> SweepConfig:
+def _held(out: str) -> SweepConfig:
     """The sweep that a folder holds. Raises `ConfigError` where it holds none."""
-    own = out / "run.json"
+    from ptm_ray.store.places import Place
+
+    place = Place.of(out)
+    place.pull("run.json")
+    own = place.local / "run.json"
     held = read_table(own) if own.is_file() else {}
     if not isinstance(held.get("sweep"), dict):
-        raise ConfigError(f"{out} holds no sweep to go on with; check --out, or start one with a sweep file")
+        raise ConfigError(f"{place} holds no sweep to go on with; check --out, or start one with a sweep file")
     return SweepConfig.of(held["sweep"])

@@ -30,6 +30,7 @@ from ptm_ray.stages.distill import Row
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet
 from ptm_ray.store.checkpoints import RunFolder
+from ptm_ray.store.places import Place
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,9 @@ class Nobody:
 
 @dataclass(frozen=True)
 class DistillResult:
-    """Where the set lies, how it scores beside random real images and full data, and what it cost."""
+    """Where the set lies (a path, or a URL), how it scores beside random real images and full data, what it cost."""
 
-    set: Path
+    set: Path | str
     scores: dict[str, Any]
     cost: dict[str, float]
 
@@ -64,25 +65,25 @@ def train_experts(
     config: DistillConfig,
     dataset: MedicalDataset,
     *,
-    experts_root: Path,
+    experts_root: Place,
     workers: int | None = None,
     watcher: Watcher | None = None,
-) -> Path:
+) -> Path | str:
     """Trains the experts that are missing and returns the folder that holds them all."""
     problem = Problem(dataset, config).check()
     with connected(workers):
         problem_ref = ray.put(problem)
         actors = start_workers(problem_ref, min(count_workers(workers), problem.experts.count))
         buffer = experts_with_progress(problem, problem_ref, actors, experts_root, watcher or Nobody())
-    return buffer.store.folder
+    return buffer.store.place.shown
 
 
 def distill(
     config: DistillConfig,
     dataset: MedicalDataset,
-    out: Path,
+    out: Place,
     *,
-    experts_root: Path,
+    experts_root: Place,
     budget_s: float | None = None,
     workers: int | None = None,
     watcher: Watcher | None = None,
@@ -120,7 +121,7 @@ def distill(
         held = folder.load_result()
         if held is not None and held["cost"]["outer_steps"] == len(found["rows"]):
             # Nothing was added since the test split was read: it is not read again.
-            return DistillResult(folder.set_path, held["scores"], held["cost"])
+            return DistillResult(folder.set_place.shown, held["scores"], held["cost"])
         arrays = (found["images"], found["labels"])
         kinds: tuple[Kind, ...] = ("synthetic", *config.evaluation.compare_with)
         results = _evaluation(problem, actors, arrays, kinds, watcher)
@@ -138,7 +139,8 @@ def distill(
     made = synthetic_set(problem, found, cost)
     made.save(folder.set_path)
     write_report(folder, made, _history(found, scores, evaluators.by_network(results), cost))
-    return DistillResult(folder.set_path, scores, cost)
+    folder.publish()
+    return DistillResult(folder.set_place.shown, scores, cost)
 
 
 def evaluate(
@@ -178,7 +180,7 @@ def _history(
 
 
 def experts_with_progress(
-    problem: Problem, problem_ref: Any, actors: list[Any], root: Path, watcher: Watcher
+    problem: Problem, problem_ref: Any, actors: list[Any], root: Place, watcher: Watcher
 ) -> TrajectoryBuffer:
     """`fill_buffer`, its progress shown to the watcher."""
     settings, epochs = problem.experts, problem.epochs()[-1]
@@ -211,9 +213,7 @@ def _distillation(
     show: Callable[[Row], None],
 ) -> dict[str, Any]:
     leader, helpers = actors[0], actors[1:]
-    stream = leader.distill.options(num_returns="streaming").remote(
-        buffer, helpers, str(folder.root.absolute()), budget_s
-    )
+    stream = leader.distill.options(num_returns="streaming").remote(buffer, helpers, folder.place.absolute(), budget_s)
     try:
         for ref in stream:
             show(ray.get(ref))

@@ -3,7 +3,6 @@
 import logging
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,6 +13,7 @@ from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.workers import start_workers
 from ptm_ray.stages.experts import store_of
 from ptm_ray.stages.problem import Problem
+from ptm_ray.store.places import Place
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 
 def fill_buffer(
-    problem: Problem, problem_ref: Any, workers: list[Any], experts_root: Path, progress: Progress
+    problem: Problem, problem_ref: Any, workers: list[Any], experts_root: Place, progress: Progress
 ) -> TrajectoryBuffer:
     """Trains the experts that are missing, reads those that are there, and returns all of them.
 
@@ -51,9 +51,9 @@ class _Run:
     """One pass over the missing experts: a queue, and one stream of snapshots for each busy worker."""
 
     def __init__(
-        self, problem: Problem, problem_ref: Any, workers: list[Any], experts_root: Path, progress: Progress
+        self, problem: Problem, problem_ref: Any, workers: list[Any], experts_root: Place, progress: Progress
     ) -> None:
-        self._problem_ref, self._workers, self._root = problem_ref, workers, str(experts_root)
+        self._problem_ref, self._workers, self._root = problem_ref, workers, experts_root
         self._snapshot_steps = problem.snapshot_steps()
         self._progress, self._finished, self._wanted = progress, 0, 0
         self._queue: deque[int] = deque()

@@ -6,7 +6,6 @@ asks for while trials hold every CPU is never started, and nothing says so.
 """
 
 import contextlib
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -36,6 +35,7 @@ from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator
 from ptm_ray.store.checkpoints import RunFolder
+from ptm_ray.store.places import Place
 
 #: What trials report and are compared by: balanced accuracy on validation images of the set that would be kept.
 METRIC = "validation_balanced_accuracy"
@@ -51,10 +51,10 @@ class SweepResult:
 
     config: dict[str, Any]
     score: float
-    set: Path
+    set: Path | str
     trials: int
     failed: int
-    table: Path
+    table: Path | str
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the last line of `ptm-ray sweep --json`."""
@@ -90,9 +90,9 @@ class SharedEvaluator:
 def sweep(
     asked: SweepConfig,
     dataset: MedicalDataset,
-    out: Path,
+    out: Place,
     *,
-    experts_root: Path,
+    experts_root: Place,
     workers: int | None = None,
     watcher: Watcher | None = None,
 ) -> SweepResult:
@@ -121,7 +121,7 @@ def sweep(
             for evaluator in evaluators:
                 ray.kill(evaluator)
         rows = [_row(asked, result) for result in found]
-        write_sweep(out, rows, list(asked.space), METRIC)
+        out.push(*write_sweep(out.local, rows, list(asked.space), METRIC))
         finished = [pair for pair in zip(rows, found, strict=True) if pair[0][METRIC] is not None]
         if not finished:
             raise WorkerFailed(f"no trial of {len(rows)} came to a score; the first one failed with {rows[0]['error']}")
@@ -129,7 +129,7 @@ def sweep(
         chosen = {name: best[name] for name in asked.space}
         made = _export(asked.config(chosen), dataset, result.checkpoint, out / "best", experts_root, workers, watcher)
     failed = sum(row["error"] is not None for row in rows)
-    return SweepResult(chosen, best[METRIC], made, len(rows), failed, out / "trials.parquet")
+    return SweepResult(chosen, best[METRIC], made, len(rows), failed, (out / "trials.parquet").shown)
 
 
 def _require_resources(asked: SweepConfig) -> None:
@@ -146,7 +146,9 @@ def _require_resources(asked: SweepConfig) -> None:
             )
 
 
-def _buffers(problems: list[Problem], root: Path, workers: int | None, watcher: Watcher) -> dict[str, TrajectoryBuffer]:
+def _buffers(
+    problems: list[Problem], root: Place, workers: int | None, watcher: Watcher
+) -> dict[str, TrajectoryBuffer]:
     """The trajectories of every kind of expert that trials will ask for, by the name of their folder."""
     buffers = {}
     for problem in problems:
@@ -222,11 +224,11 @@ def _export(
     config: DistillConfig,
     dataset: MedicalDataset,
     checkpoint: Any,
-    out: Path,
-    experts_root: Path,
+    out: Place,
+    experts_root: Place,
     workers: int | None,
     watcher: Watcher,
-) -> Path:
+) -> Path | str:
     """The set of the trial that left this checkpoint, scored on the test split and written as any run's is.
 
     That is: a run without time for another step goes on from the checkpoint.
@@ -235,7 +237,7 @@ def _export(
     folder = RunFolder(out)
     if folder.holds_another(identity):
         # The best trial of this sweep before it was gone on with.
-        shutil.rmtree(out)
+        out.remove()
     folder.claim(identity)
     _take_over(checkpoint, folder)
     return distill(config, dataset, out, experts_root=experts_root, budget_s=0.0, workers=workers, watcher=watcher).set
@@ -246,7 +248,7 @@ def _trials(
     dataset: MedicalDataset,
     buffers: dict[str, TrajectoryBuffer],
     evaluators: list[Any],
-    out: Path,
+    out: Place,
     watcher: Watcher,
 ) -> list[Any]:
     """Runs the trials, or goes on with those that are unfinished; their results in the order they were drawn."""
@@ -254,11 +256,12 @@ def _trials(
     trainable = tune.with_resources(
         tune.with_parameters(trial, **parts), {"cpu": asked.cpus_per_trial, "gpu": asked.gpus_per_trial}
     )
-    storage = out / "tune"
+    storage, filesystem = (out / "tune").for_ray()
+    held = f"{storage}/trials"
     Told.watcher = watcher
-    if tune.Tuner.can_restore(str(storage / "trials")):
+    if tune.Tuner.can_restore(held, filesystem):
         tuner = tune.Tuner.restore(
-            str(storage / "trials"), trainable=trainable, resume_unfinished=True, restart_errored=True
+            held, trainable=trainable, storage_filesystem=filesystem, resume_unfinished=True, restart_errored=True
         )
     else:
         tuner = tune.Tuner(
@@ -277,7 +280,8 @@ def _trials(
             ),
             run_config=tune.RunConfig(
                 name="trials",
-                storage_path=str(storage),
+                storage_path=storage,
+                storage_filesystem=filesystem,
                 verbose=0,
                 callbacks=[Told(asked.number_of_trials())],
                 failure_config=tune.FailureConfig(max_failures=asked.max_failures),

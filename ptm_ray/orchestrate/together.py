@@ -106,6 +106,7 @@ def distil_together(
     """
     held = folder.checkpoint_path.read_bytes() if folder.checkpoint_path.is_file() else None
     board = ray.remote(Board).options(num_cpus=0).remote()
+    storage, filesystem = folder.place.for_ray()
     trainer = TorchTrainer(
         _member,
         train_loop_config={
@@ -120,7 +121,8 @@ def distil_together(
         scaling_config=ScalingConfig(num_workers=size, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
             name="together",
-            storage_path=str(folder.root.absolute()),
+            storage_path=storage,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),

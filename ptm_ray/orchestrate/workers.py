@@ -8,7 +8,6 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator, InlineScorer, Scorer
 from ptm_ray.store.checkpoints import RunFolder
+from ptm_ray.store.places import Place
 
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 #: A set on its way between processes: images and label probabilities.
@@ -46,7 +46,7 @@ class Worker:
         """Answers once the worker has started."""
         return os.getpid()
 
-    def train_expert(self, expert: int, experts_root: str) -> Iterator[Vector]:
+    def train_expert(self, expert: int, experts_root: Place) -> Iterator[Vector]:
         """Yields an expert's snapshots as they are made and writes its file."""
         self._trainer = self._trainer or ExpertTrainer(self._problem)
         yield from self._trainer.train_into(store_of(self._problem, experts_root), expert)
@@ -62,12 +62,12 @@ class Worker:
         return self._evaluating().validate(tensors).numpy()
 
     def distill(
-        self, buffer: TrajectoryBuffer, evaluators: list[Any], folder: str, budget_s: float | None
+        self, buffer: TrajectoryBuffer, evaluators: list[Any], folder: Place, budget_s: float | None
     ) -> Iterator[Row]:
         """Runs a distillation, yielding what happens as it happens."""
         ask = [evaluator.validate.remote for evaluator in evaluators]
         scorer: Scorer = RemoteScorer(ask) if ask else InlineScorer(self._evaluating())
-        self._distillation = Distillation(self._problem, buffer, scorer, RunFolder(Path(folder)))
+        self._distillation = Distillation(self._problem, buffer, scorer, RunFolder(folder))
         yield from self._distillation.run(budget_s)
 
     def result(self) -> dict[str, Any]:

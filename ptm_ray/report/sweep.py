@@ -22,8 +22,8 @@ WEIGHT, SCHEDULE = "overlap.weight", "schedule.kind"
 GROUPS = 4
 
 
-def write_sweep(out: Path, rows: Rows, settings: Sequence[str], metric: str) -> None:
-    """`trials.parquet`, `trials.md` and the pictures that the trials are enough for, into `out`.
+def write_sweep(out: Path, rows: Rows, settings: Sequence[str], metric: str) -> list[str]:
+    """`trials.parquet`, `trials.md` and the pictures that the trials are enough for, into `out`; their names.
 
     `rows`: one a trial, its `settings` and `metric` among the columns; a trial without a score has None there.
     """
@@ -32,15 +32,19 @@ def write_sweep(out: Path, rows: Rows, settings: Sequence[str], metric: str) -> 
     shares = importance(rows, settings, metric)
     atomic.write_text(out / "trials.md", markdown(rows, settings, metric, shares))
     scored = [row for row in rows if row[metric] is not None]
+    written = ["trials.parquet", "trials.md"]
     if len(scored) < 2:
-        return
+        return written
     with atomic.replacing(out / "parallel.png") as temporary:
         parallel(scored, settings, metric, temporary)
     with atomic.replacing(out / "importance.png") as temporary:
         importances(shares, temporary)
+    written += ["parallel.png", "importance.png"]
     if WEIGHT in settings:
         with atomic.replacing(out / "weight.png") as temporary:
             over_weight(scored, metric, temporary)
+        written.append("weight.png")
+    return written
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from ptm_ray.core.expert import train_expert
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.trajectory import Trajectory, Vector
 from ptm_ray.stages.problem import Problem
+from ptm_ray.store.places import Place
 from ptm_ray.store.trajectories import TrajectoryStore
 
 
@@ -47,6 +48,6 @@ class ExpertTrainer:
         store.write(Trajectory(expert, tuple(vectors), self._problem.epochs()))
 
 
-def store_of(problem: Problem, root: str | Path) -> TrajectoryStore:
+def store_of(problem: Problem, root: str | Path | Place) -> TrajectoryStore:
     """The trajectory store of a problem's experts below `root`."""
-    return TrajectoryStore(Path(root), problem.expert_identity(), problem.network().num_params)
+    return TrajectoryStore(Place.of(root), problem.expert_identity(), problem.network().num_params)

@@ -17,8 +17,11 @@ from PIL import Image
 from ptm_ray.core.whitening import Whitening
 from ptm_ray.errors import StoreError
 from ptm_ray.store import atomic
+from ptm_ray.store.places import Place
 
 FORMAT = 1
+#: What a folder must hold to be a set.
+RECIPE = "recipe.json"
 Floats = npt.NDArray[np.float32]
 
 
@@ -71,14 +74,16 @@ class SyntheticSet:
         if self.zca is not None:
             with atomic.replacing(folder / "zca.npy") as temporary, temporary.open("wb") as file:
                 np.save(file, self.zca, allow_pickle=False)
-        atomic.write_text(folder / "recipe.json", json.dumps({"format": FORMAT, **self.recipe}, indent=2))
+        atomic.write_text(folder / RECIPE, json.dumps({"format": FORMAT, **self.recipe}, indent=2))
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """A saved set. Raises `StoreError` where files are missing or damaged."""
-        folder = Path(folder)
+    def load(cls, folder: str | Path | Place) -> Self:
+        """A saved set, from a path or a URL. Raises `StoreError` where files are missing or damaged."""
+        place = Place.of(folder)
+        place.pull(RECIPE, "synthetic.parquet", "zca.npy")
+        folder = place.local
         try:
-            recipe = json.loads((folder / "recipe.json").read_text())
+            recipe = json.loads((folder / RECIPE).read_text())
             table = pq.read_table(folder / "synthetic.parquet")
             shape = tuple(recipe["shape"])
             images = np.array(table["pixels"].to_pylist(), dtype=np.float32).reshape(-1, *shape)
@@ -88,9 +93,10 @@ class SyntheticSet:
             soft = np.array(table["soft_label"].to_pylist(), dtype=np.float32) if recipe["soft_labels"] else None
             zca = np.load(folder / "zca.npy", allow_pickle=False) if recipe["normalisation"]["zca"] else None
         except FileNotFoundError as error:
-            raise StoreError(f"{folder} is no synthetic set: {error.filename or error} is missing") from None
+            lost = Path(error.filename or "").name or error
+            raise StoreError(f"{place} is no synthetic set: {lost} is missing") from None
         except (pa.ArrowInvalid, KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-            raise StoreError(f"{folder} is a damaged synthetic set ({type(error).__name__}: {error})") from error
+            raise StoreError(f"{place} is a damaged synthetic set ({type(error).__name__}: {error})") from error
         recipe.pop("format", None)
         return cls(images, pixels, labels, soft, recipe, zca)
 

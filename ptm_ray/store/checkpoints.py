@@ -9,17 +9,27 @@ import torch
 
 from ptm_ray.errors import StoreError
 from ptm_ray.store import atomic
+from ptm_ray.store.places import Place
 
 
 class RunFolder:
-    """The folder of one run: its settings, checkpoint, history and set. Belongs to one run for good."""
+    """The folder of one run: its settings, checkpoint, history and set. Belongs to one run for good.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    What lies elsewhere is worked on in the copy at `root`: `claim` and `load_checkpoint` bring here what a run goes on
+    from, `save_checkpoint` and `publish` carry over what it made.
+    """
+
+    def __init__(self, root: str | Path | Place) -> None:
+        self.place = Place.of(root)
+        self.root = self.place.local
 
     @property
     def set_path(self) -> Path:
         return self.root / "set"
+
+    @property
+    def set_place(self) -> Place:
+        return self.place / "set"
 
     @property
     def checkpoint_path(self) -> Path:
@@ -38,13 +48,15 @@ class RunFolder:
         held = self._holder()
         if self.holds_another(identity):
             changed = _first_difference(held, identity)
-            raise StoreError(f"{self.root} holds another run ({changed}); choose another --out, or remove the folder")
+            raise StoreError(f"{self.place} holds another run ({changed}); choose another --out, or remove the folder")
         if held is not None:
+            self.place.pull(self.checkpoint_path.name, self.result_path.name)
             return
-        if self.root.is_dir() and any(self.root.iterdir()):
-            raise StoreError(f"{self.root} is not empty and holds no run of ptm-ray; choose another --out")
+        if not self.place.is_empty():
+            raise StoreError(f"{self.place} is not empty and holds no run of ptm-ray; choose another --out")
         atomic.check_space(self.root, 64 * 2**20, "a run")
         atomic.write_text(self._own, json.dumps(identity, indent=2))
+        self.place.push(self._own.name)
 
     def holds_another(self, identity: dict[str, Any]) -> bool:
         """Whether the folder belongs to a run, and to another than this."""
@@ -57,12 +69,13 @@ class RunFolder:
 
     def _holder(self) -> dict[str, Any] | None:
         """The identity of the run that the folder belongs to; None where there is none yet."""
+        self.place.pull(self._own.name)
         if not self._own.is_file():
             return None
         try:
             held: dict[str, Any] = json.loads(self._own.read_text())
         except ValueError:
-            raise StoreError(f"{self._own} is damaged; choose another --out, or remove the folder") from None
+            raise StoreError(f"{self.place / self._own.name} is damaged; choose another --out, or remove it") from None
         return held
 
     def load_result(self) -> dict[str, Any] | None:
@@ -76,21 +89,31 @@ class RunFolder:
         """Everything that the run needs to go on as if it had never stopped."""
         with atomic.replacing(self.checkpoint_path) as temporary:
             torch.save(state, temporary)
+        self.place.push(self.checkpoint_path.name)
+
+    def publish(self) -> None:
+        """Carries over what was made at the end; the result last, which says that all is there."""
+        own = {self._own, self.checkpoint_path, self.result_path}
+        made = sorted(file for file in self.root.rglob("*") if file.is_file() and file not in own)
+        self.place.push(*(file.relative_to(self.root).as_posix() for file in made), self.result_path.name)
 
     def take_over(self, other: Path) -> None:
         """The checkpoint of another folder, for the run here to go on from."""
         with atomic.replacing(self.checkpoint_path) as temporary:
             shutil.copyfile(other / self.checkpoint_path.name, temporary)
+        self.place.push(self.checkpoint_path.name)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint, or None. Only tensors and plain values are read, never pickled objects."""
+        self.place.pull(self.checkpoint_path.name)
         if not self.checkpoint_path.is_file():
             return None
         try:
             state: dict[str, Any] = torch.load(self.checkpoint_path, weights_only=True)
         except Exception as error:
+            path = self.place / self.checkpoint_path.name
             raise StoreError(
-                f"{self.checkpoint_path} can't be read ({type(error).__name__}); remove it to start this run over"
+                f"{path} can't be read ({type(error).__name__}); remove it to start this run over"
             ) from error
         return state
 

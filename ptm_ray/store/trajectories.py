@@ -19,13 +19,14 @@ import pyarrow as pa
 from ptm_ray.core.trajectory import Trajectory
 from ptm_ray.errors import StoreError
 from ptm_ray.store import atomic
+from ptm_ray.store.places import Place
 
 
 @dataclass(frozen=True)
 class TrajectoryStore:
     """The trajectories of one kind of expert. `identity` is what their folder's name hashes; `params` their length."""
 
-    root: Path
+    root: Place
     identity: Mapping[str, Any]
     params: int
 
@@ -35,8 +36,13 @@ class TrajectoryStore:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
-    def folder(self) -> Path:
+    def place(self) -> Place:
         return self.root / self.key
+
+    @property
+    def folder(self) -> Path:
+        """The place's folder, or its copy here."""
+        return self.place.local
 
     def path(self, expert: int) -> Path:
         """The expert's Arrow file."""
@@ -44,11 +50,20 @@ class TrajectoryStore:
 
     def prepare(self, num_experts: int, num_snapshots: int) -> None:
         """Makes the folder and says inside it what it holds. Raises `StoreError` where disk or rights are missing."""
-        missing = sum(not self.path(expert).exists() for expert in range(num_experts))
+        missing = sum(not self.there(expert) for expert in range(num_experts))
         atomic.check_space(self.folder, missing * num_snapshots * self.params * 4, f"{missing} expert trajectories")
         about = self.folder / "identity.json"
         if not about.exists():
             atomic.write_text(about, json.dumps({**self.identity, "params": self.params}, indent=2, sort_keys=True))
+        # Even if it is there: what can't be written is refused now.
+        self.place.push(about.name)
+
+    def there(self, expert: int) -> bool:
+        """Whether the expert's file is there; brings it here from elsewhere."""
+        path = self.path(expert)
+        if not path.exists():
+            self.place.pull(path.name, _digest_path(path).name)
+        return path.exists()
 
     def write(self, trajectory: Trajectory) -> None:
         """Puts an expert's file in its place, then its checksum."""
@@ -66,6 +81,7 @@ class TrajectoryStore:
                 writer.write_table(table)
             digest = _sha256(temporary)
         atomic.write_text(_digest_path(path), f"{digest}  {path.name}\n")
+        self.place.push(path.name, _digest_path(path).name)
 
     def read(self, expert: int) -> Trajectory:
         """The expert's trajectory; its vectors are views of the mapped file.
@@ -73,8 +89,8 @@ class TrajectoryStore:
         Raises `StoreError`, naming the file, where it is missing, cut short, changed or another architecture's.
         """
         path = self.path(expert)
-        if not path.exists():
-            raise StoreError(f"no {path.name} in {self.folder}; train it by `ptm-ray experts`")
+        if not self.there(expert):
+            raise StoreError(f"no {path.name} in {self.place}; train it by `ptm-ray experts`")
         if not _digest_path(path).exists():
             raise StoreError(f"{path} has no checksum beside it; it will be trained again")
         if _digest_path(path).read_text().split()[:1] != [_sha256(path)]:
@@ -97,7 +113,7 @@ class TrajectoryStore:
 
     def damaged(self, expert: int) -> str | None:
         """Why an expert's file can't be used although it is there; None where it is fine or simply missing."""
-        if not self.path(expert).exists():
+        if not self.there(expert):
             return None
         try:
             self.read(expert)
@@ -107,7 +123,7 @@ class TrajectoryStore:
 
     def missing(self, num_experts: int) -> list[int]:
         """Experts that are not there or can't be used."""
-        return [e for e in range(num_experts) if not self.path(e).exists() or self.damaged(e)]
+        return [e for e in range(num_experts) if not self.there(e) or self.damaged(e)]
 
 
 def _digest_path(path: Path) -> Path:

@@ -19,6 +19,7 @@ import ptm_ray as ptm
 from ptm_ray.config.base import merge
 from ptm_ray.errors import ConfigError, PtmError, StoreError
 from ptm_ray.orchestrate import sweep as on_tune
+from ptm_ray.store.places import Place
 from tests.small import SETTINGS, small_dataset
 
 QUICK = merge(SETTINGS, {"overlap": {"look_every": 3, "separate_steps": 1, "retrain_steps": 1, "threshold": 5.0}})
@@ -270,3 +271,22 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path):
     ):
         with pytest.raises(PtmError, match=words):
             command.main(argv)
+
+
+def test_a_sweep_into_a_bucket_leaves_nothing_it_needs_on_this_machine(ray_cluster, s3_url, tmp_path, monkeypatch):
+    monkeypatch.setenv("PTM_RAY_CACHE", str(tmp_path / "first"))
+    asked = {**GRID, "space": {"seed": [0, 1]}}
+    where = {"out": s3_url("sweep"), "experts_dir": s3_url("experts")}
+    first = ptm.sweep(asked, small_dataset(), **where)
+    assert first.set == "s3://ptm-ray-tests/sweep/best/set"
+    monkeypatch.setenv("PTM_RAY_CACHE", str(tmp_path / "second"))
+    again = ptm.sweep(asked, small_dataset(), **where)
+    assert again == first
+    assert ptm.SyntheticSet.load(s3_url("sweep/best/set")).images.shape == (6, 3, 16, 16)
+    assert ptm.SyntheticSet.load(s3_url("sweep/best/set")).recipe["config"]["seed"] == first.config["seed"]
+    table = Place.of(s3_url("sweep"))
+    table.pull("trials.parquet")
+    assert pq.read_table(table.local / "trials.parquet").num_rows == 2
+    # Neither experts nor trials were made anew, nor the test split read again.
+    second = [path.name for path in (tmp_path / "second").rglob("*") if path.is_file()]
+    assert sum(name.endswith(".arrow") for name in second) == 2

@@ -16,6 +16,7 @@ from ptm_ray.orchestrate.distill import Nobody, experts_with_progress
 from ptm_ray.orchestrate.together import distil_together
 from ptm_ray.orchestrate.workers import start_workers
 from ptm_ray.store.checkpoints import RunFolder
+from ptm_ray.store.places import Place
 from tests.small import SETTINGS, InMemory, small_dataset, small_problem
 from tests.stages.test_team import distillation, together
 
@@ -25,7 +26,7 @@ def experts(ray_cluster, tmp_path_factory):
     """The folder of trained experts, and the buffer of them."""
     root, problem = tmp_path_factory.mktemp("experts"), small_problem()
     actors = start_workers(ray.put(problem), 1)
-    buffer = experts_with_progress(problem, ray.put(problem), actors, root, Nobody())
+    buffer = experts_with_progress(problem, ray.put(problem), actors, Place(root), Nobody())
     for actor in actors:
         ray.kill(actor)
     return root, buffer

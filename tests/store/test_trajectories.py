@@ -7,6 +7,7 @@ import pytest
 
 from ptm_ray.core.trajectory import Trajectory
 from ptm_ray.errors import StoreError
+from ptm_ray.store.places import Place
 from ptm_ray.store.trajectories import TrajectoryStore
 
 PARAMS = 50
@@ -15,7 +16,7 @@ IDENTITY = {"dataset": "abc", "network": {"width": 8}, "experts": {"lr": 0.01}}
 
 @pytest.fixture
 def store(tmp_path):
-    store = TrajectoryStore(tmp_path, IDENTITY, PARAMS)
+    store = TrajectoryStore(Place(tmp_path), IDENTITY, PARAMS)
     store.prepare(3, 4)
     for expert in range(3):
         store.write(trajectory(expert))
@@ -73,7 +74,7 @@ def test_other_settings_have_another_folder_and_more_experts_the_same(store):
     [({**IDENTITY, "network": {"width": 9}}, PARAMS, "another network, dataset"), (IDENTITY, 51, "here 51")],
 )
 def test_a_file_of_another_architecture_or_dataset_is_refused(store, tmp_path, identity, params, said):
-    foreign = TrajectoryStore(tmp_path, identity, params)
+    foreign = TrajectoryStore(Place(tmp_path), identity, params)
     foreign.folder.mkdir(exist_ok=True)
     for suffix in (".arrow", ".sha256"):
         foreign.path(0).with_suffix(suffix).write_bytes(store.path(0).with_suffix(suffix).read_bytes())
@@ -82,13 +83,13 @@ def test_a_file_of_another_architecture_or_dataset_is_refused(store, tmp_path, i
 
 
 def test_a_store_on_a_full_disk_says_how_much_is_missing(tmp_path):
-    store = TrajectoryStore(tmp_path, IDENTITY, 10**15)
+    store = TrajectoryStore(Place(tmp_path), IDENTITY, 10**15)
     with pytest.raises(StoreError, match=r"no disk space left .* MiB needed"):
         store.prepare(10, 10)
 
 
 def test_a_store_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    store = TrajectoryStore(tmp_path / "file", IDENTITY, PARAMS)
+    store = TrajectoryStore(Place(tmp_path / "file"), IDENTITY, PARAMS)
     with pytest.raises(StoreError, match="can't be written"):
         store.prepare(1, 1)
