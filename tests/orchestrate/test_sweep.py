@@ -14,6 +14,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
+from pyarrow import fs
 
 import ptm_ray as ptm
 from ptm_ray.config.base import merge
@@ -278,15 +279,17 @@ def test_a_sweep_into_a_bucket_leaves_nothing_it_needs_on_this_machine(ray_clust
     asked = {**GRID, "space": {"seed": [0, 1]}}
     where = {"out": s3_url("sweep"), "experts_dir": s3_url("experts")}
     first = ptm.sweep(asked, small_dataset(), **where)
+    path, bucket = Place.of(where["experts_dir"]).for_ray()
+    files = {info.path: info.mtime for info in bucket.get_file_info(fs.FileSelector(path, recursive=True))}
+    assert sum(path.endswith(".arrow") for path in files) == 2
     assert first.set == "s3://ptm-ray-tests/sweep/best/set"
     monkeypatch.setenv("PTM_RAY_CACHE", str(tmp_path / "second"))
     again = ptm.sweep(asked, small_dataset(), **where)
     assert again == first
+    arrows = [name for name in files if name.endswith(".arrow")]
+    assert [info.mtime for info in bucket.get_file_info(arrows)] == [files[name] for name in arrows]
     assert ptm.SyntheticSet.load(s3_url("sweep/best/set")).images.shape == (6, 3, 16, 16)
     assert ptm.SyntheticSet.load(s3_url("sweep/best/set")).recipe["config"]["seed"] == first.config["seed"]
     table = Place.of(s3_url("sweep"))
     table.pull("trials.parquet")
     assert pq.read_table(table.local / "trials.parquet").num_rows == 2
-    # Neither experts nor trials were made anew, nor the test split read again.
-    second = [path.name for path in (tmp_path / "second").rglob("*") if path.is_file()]
-    assert sum(name.endswith(".arrow") for name in second) == 2

@@ -120,8 +120,9 @@ def test_what_can_not_be_reached_is_one_line_without_the_key(machine):
     assert str(refused.value).startswith("s3://bucket/runs can't be read")
     assert "s3cret" not in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
+    unknown_scheme = url.replace("s3://", "s4://")
     with pytest.raises(StoreError, match="s4://bucket/runs can't be reached") as unknown:
-        RunFolder("s4://someone:s3cret@bucket/runs").claim({})
+        RunFolder(unknown_scheme).claim({})
     assert "s3cret" not in "".join(traceback.format_exception(unknown.value))
 
 
