@@ -23,7 +23,6 @@ from ptm_ray.orchestrate import evaluators
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.experts import fill_buffer
 from ptm_ray.orchestrate.session import connected, count_workers
-from ptm_ray.orchestrate.together import distil_together
 from ptm_ray.orchestrate.workers import start_workers
 from ptm_ray.report import write_report
 from ptm_ray.stages.distill import Row
@@ -109,6 +108,9 @@ def distill(
         experts_s = time.monotonic() - started
         show = _shown(watcher, budget_s, config.outer_steps)
         if config.matchers > 1:
+            # Train takes a second to import, which those who match alone need not wait for.
+            from ptm_ray.orchestrate.together import distil_together
+
             # Those that match take the CPUs of as many workers; those that are left score.
             helpers, others = actors[config.matchers :], actors[: config.matchers]
             for actor in others:
