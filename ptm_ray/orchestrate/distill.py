@@ -21,9 +21,9 @@ from ptm_ray.errors import ConfigError, PtmError, WorkerFailed
 from ptm_ray.evaluation.protocol import Kind, jobs
 from ptm_ray.orchestrate import evaluators
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
+from ptm_ray.orchestrate.crew import TRIES, Crew
 from ptm_ray.orchestrate.experts import fill_buffer
 from ptm_ray.orchestrate.session import connected, count_workers
-from ptm_ray.orchestrate.workers import start_workers
 from ptm_ray.report import write_report
 from ptm_ray.stages.distill import Row
 from ptm_ray.stages.problem import Problem
@@ -72,8 +72,8 @@ def train_experts(
     problem = Problem(dataset, config).check()
     with connected(workers):
         problem_ref = ray.put(problem)
-        actors = start_workers(problem_ref, min(count_workers(workers), problem.experts.count))
-        buffer = experts_with_progress(problem, problem_ref, actors, experts_root, watcher or Nobody())
+        with Crew.start(problem_ref, min(count_workers(workers), problem.experts.count)) as crew:
+            buffer = experts_with_progress(problem, crew, experts_root, watcher or Nobody())
     return buffer.store.place.shown
 
 
@@ -102,31 +102,17 @@ def distill(
         there = count_workers(workers)
         if config.matchers > there:
             raise ConfigError(f"{config.matchers} matchers want a CPU each, but there are {there}; lower matchers")
-        problem_ref = ray.put(problem)
-        actors = start_workers(problem_ref, there)
-        buffer = experts_with_progress(problem, problem_ref, actors, experts_root, watcher)
-        experts_s = time.monotonic() - started
-        show = _shown(watcher, budget_s, config.outer_steps)
-        if config.matchers > 1:
-            # Train takes a second to import, which those who match alone need not wait for.
-            from ptm_ray.orchestrate.together import distil_together
-
-            # Those that match take the CPUs of as many workers; those that are left score.
-            helpers, others = actors[config.matchers :], actors[: config.matchers]
-            for actor in others:
-                ray.kill(actor)
-            distil_together(problem_ref, buffer, helpers, folder, config.matchers, budget_s, show)
-            actors = [*start_workers(problem_ref, config.matchers), *helpers]
-            # What is left to do takes no outer step.
-            budget_s = 0.0
-        found = _distillation(actors, buffer, folder, budget_s, show)
-        held = folder.load_result()
-        if held is not None and held["cost"]["outer_steps"] == len(found["rows"]):
-            # Nothing was added since the test split was read: it is not read again.
-            return DistillResult(folder.set_place.shown, held["scores"], held["cost"])
-        arrays = (found["images"], found["labels"])
-        kinds: tuple[Kind, ...] = ("synthetic", *config.evaluation.compare_with)
-        results = _evaluation(problem, actors, arrays, kinds, watcher)
+        with Crew.start(ray.put(problem), there) as crew:
+            buffer = experts_with_progress(problem, crew, experts_root, watcher)
+            experts_s = time.monotonic() - started
+            found = _distillation(config, crew, buffer, folder, budget_s, watcher)
+            held = folder.load_result()
+            if held is not None and held["cost"]["outer_steps"] == len(found["rows"]):
+                # Nothing was added since the test split was read: it is not read again.
+                return DistillResult(folder.set_place.shown, held["scores"], held["cost"])
+            arrays = (found["images"], found["labels"])
+            kinds: tuple[Kind, ...] = ("synthetic", *config.evaluation.compare_with)
+            results = _evaluation(problem, crew, arrays, kinds, watcher)
     cost = {
         "experts_s": experts_s,
         "distillation_s": found["elapsed_s"],
@@ -155,9 +141,8 @@ def evaluate(
     watcher: Watcher | None = None,
 ) -> tuple[evaluators.Scores, dict[str, evaluators.Scores]]:
     """Scores of a set, (n, channels, height, width) normalised and (n, classes) probabilities: overall, by network."""
-    with connected(workers):
-        actors = start_workers(ray.put(problem), count_workers(workers))
-        results = _evaluation(problem, actors, (images, labels), kinds, watcher or Nobody())
+    with connected(workers), Crew.start(ray.put(problem), count_workers(workers)) as crew:
+        results = _evaluation(problem, crew, (images, labels), kinds, watcher or Nobody())
     return evaluators.by_kind(results), evaluators.by_network(results)
 
 
@@ -181,9 +166,7 @@ def _history(
     }
 
 
-def experts_with_progress(
-    problem: Problem, problem_ref: Any, actors: list[Any], root: Place, watcher: Watcher
-) -> TrajectoryBuffer:
+def experts_with_progress(problem: Problem, crew: Crew, root: Place, watcher: Watcher) -> TrajectoryBuffer:
     """`fill_buffer`, its progress shown to the watcher."""
     settings, epochs = problem.experts, problem.epochs()[-1]
 
@@ -192,7 +175,7 @@ def experts_with_progress(
         words = f"{int(trained)} of {settings.count} trained, {done / settings.steps * epochs:.0f} epochs"
         watcher.update("experts", trained, settings.count, words)
 
-    return fill_buffer(problem, problem_ref, actors, root, show)
+    return fill_buffer(problem, crew, root, show)
 
 
 def _shown(watcher: Watcher, budget_s: float | None, outer_steps: int) -> Callable[[Row], None]:
@@ -208,32 +191,60 @@ def _shown(watcher: Watcher, budget_s: float | None, outer_steps: int) -> Callab
 
 
 def _distillation(
-    actors: list[Any],
+    config: DistillConfig,
+    crew: Crew,
     buffer: TrajectoryBuffer,
     folder: RunFolder,
     budget_s: float | None,
-    show: Callable[[Row], None],
+    watcher: Watcher,
 ) -> dict[str, Any]:
-    leader, helpers = actors[0], actors[1:]
-    stream = leader.distill.options(num_returns="streaming").remote(buffer, helpers, folder.place.absolute(), budget_s)
-    try:
-        for ref in stream:
-            show(ray.get(ref))
-        found: dict[str, Any] = ray.get(leader.result.remote())
-    except RayTaskError as error:
-        raise (
-            error.cause if isinstance(error.cause, PtmError) else WorkerFailed(f"distilling failed: {error}")
-        ) from error
-    except RayActorError as error:
-        raise WorkerFailed(
-            f"the distilling worker died ({error}); run the same command again to go on from its last checkpoint"
-        ) from error
-    return found
+    """The finished run, by as many members as match together."""
+    show = _shown(watcher, budget_s, config.outer_steps)
+    if config.matchers == 1:
+        return _by_one(crew, buffer, folder, budget_s, show)
+    # Train takes a second to import, which those who match alone need not wait for.
+    from ptm_ray.orchestrate.together import distil_together
+
+    # Those that match take the CPUs of as many workers; those that are left score.
+    crew.dismiss(config.matchers)
+    distil_together(crew.problem_ref, buffer, crew.members, folder, config.matchers, budget_s, show)
+    crew.recruit(config.matchers)
+    # What is left to do takes no outer step.
+    return _by_one(crew, buffer, folder, 0.0, show)
+
+
+def _by_one(
+    crew: Crew, buffer: TrajectoryBuffer, folder: RunFolder, budget_s: float | None, show: Callable[[Row], None]
+) -> dict[str, Any]:
+    """By a member that the others score for; by another, from the last checkpoint, if it is lost."""
+    for attempt in range(TRIES):
+        leader = crew.leader()
+        helpers = [member for member in crew.members if member is not leader]
+        where = folder.place.absolute()
+        stream = leader.distill.options(num_returns="streaming").remote(buffer, helpers, where, budget_s)
+        try:
+            for ref in stream:
+                show(ray.get(ref))
+            found: dict[str, Any] = ray.get(leader.result.remote())
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, PtmError) else None
+            raise cause or WorkerFailed(f"distilling failed: {error}") from error
+        except RayActorError as error:
+            crew.lost(leader)
+            if attempt + 1 == TRIES:
+                raise WorkerFailed(
+                    f"the distilling worker died {TRIES} times ({error}); run the same command again to go on from its "
+                    "last checkpoint"
+                ) from error
+            log.warning("the distilling worker died; another goes on from its last checkpoint")
+        else:
+            return found
+    raise AssertionError("every attempt returns or raises")
 
 
 def _evaluation(
     problem: Problem,
-    actors: list[Any],
+    crew: Crew,
     synthetic: tuple[np.ndarray, np.ndarray],
     kinds: Sequence[Kind],
     watcher: Watcher,
@@ -246,7 +257,7 @@ def _evaluation(
     def show(done: int, total: int) -> None:
         watcher.update("evaluating", done, total, f"{done} of {total} networks")
 
-    found = dict(evaluators.evaluate(actors, queue, synthetic, problem.config.ipc, show))
+    found = dict(evaluators.evaluate(crew, queue, synthetic, problem.config.ipc, show))
     return [(job, found[job]) for job in todo]
 
 

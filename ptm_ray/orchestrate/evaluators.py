@@ -1,5 +1,6 @@
 """Evaluations on Ray: every network is a job of its own, scored by whichever worker is free."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,35 +9,50 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from ptm_ray.errors import PtmError, WorkerFailed
 from ptm_ray.evaluation.protocol import Job, summarise
+from ptm_ray.orchestrate.crew import TRIES, Crew
 from ptm_ray.orchestrate.workers import Arrays
 
 Scores = dict[str, dict[str, dict[str, float | int]]]
 
 
 def evaluate(
-    workers: Sequence[Any],
+    crew: Crew,
     todo: Sequence[Job],
     synthetic: Arrays | None,
     ipc: int,
     progress: Callable[[int, int], None],
 ) -> list[tuple[Job, dict[str, float]]]:
-    """Metrics of every job on the test split, in the order asked. Raises `WorkerFailed` where a worker dies."""
+    """Metrics of every job on the test split, in the order asked.
+
+    A job whose worker is lost is done by another. Raises `WorkerFailed` where that keeps happening.
+    """
     shared = ray.put(synthetic)
-    free, waiting = list(workers), list(todo)
+    waiting, failed = list(todo), Counter[Job]()
     running: dict[Any, tuple[Job, Any]] = {}
     found: dict[Job, dict[str, float]] = {}
     while waiting or running:
-        while waiting and free:
-            job, worker = waiting.pop(0), free.pop()
-            running[worker.score.remote(job, shared, ipc)] = (job, worker)
-        done, _ = ray.wait(list(running), num_returns=1)
-        job, worker = running.pop(done[0])
+        crew.leader()
+        busy = [worker for _, worker in running.values()]
+        for worker in crew.members:
+            if worker not in busy and waiting:
+                job = waiting.pop(0)
+                running[worker.score.remote(job, shared, ipc)] = (job, worker)
+        (ready,), _ = ray.wait([*running, *crew.arriving], num_returns=1)
+        if ready not in running:
+            crew.welcome(ready)
+            continue
+        job, worker = running.pop(ready)
         try:
-            found[job] = ray.get(done[0])
-        except (RayActorError, RayTaskError) as error:
-            cause = getattr(error, "cause", None)
-            raise cause if isinstance(cause, PtmError) else WorkerFailed(f"evaluating {job} failed: {error}") from error
-        free.append(worker)
+            found[job] = ray.get(ready)
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, PtmError) else None
+            raise cause or WorkerFailed(f"evaluating {job} failed: {error}") from error
+        except RayActorError as error:
+            failed[job] += 1
+            if failed[job] >= TRIES:
+                raise WorkerFailed(f"the worker that evaluated {job} died {TRIES} times; last: {error}") from error
+            crew.lost(worker)
+            waiting.insert(0, job)
         progress(len(found), len(todo))
     return [(job, found[job]) for job in todo]
 

@@ -10,26 +10,22 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from ptm_ray.errors import PtmError, WorkerFailed
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
-from ptm_ray.orchestrate.workers import start_workers
+from ptm_ray.orchestrate.crew import TRIES, Crew
 from ptm_ray.stages.experts import store_of
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.places import Place
 
 log = logging.getLogger(__name__)
 
-#: An expert whose worker died is tried again this often, on a new worker.
-TRIES = 3
 #: Called at the start and after every snapshot with the training steps done and wanted, over all missing experts.
 Progress = Callable[[int, int], None]
 
 
-def fill_buffer(
-    problem: Problem, problem_ref: Any, workers: list[Any], experts_root: Place, progress: Progress
-) -> TrajectoryBuffer:
+def fill_buffer(problem: Problem, crew: Crew, experts_root: Place, progress: Progress) -> TrajectoryBuffer:
     """Trains the experts that are missing, reads those that are there, and returns all of them.
 
-    `workers` is changed in place where one died and was replaced. Raises `StoreError` before any training where the
-    files can't be written, `WorkerFailed` where an expert keeps failing.
+    Raises `StoreError` before any training where the files can't be written, `WorkerFailed` where an expert keeps
+    failing or no worker is left.
     """
     store = store_of(problem, experts_root)
     count, per_expert = problem.experts.count, problem.experts.snapshots + 1
@@ -42,52 +38,55 @@ def fill_buffer(
     refs: dict[int, list[Any]] = {}
     for expert in set(range(count)) - set(missing):
         refs[expert] = [ray.put(vector) for vector in store.read(expert).theta]
-    run = _Run(problem, problem_ref, workers, experts_root, progress)
-    refs.update(run.train(missing))
+    refs.update(_Run(problem, crew, experts_root.absolute(), progress).train(missing))
     return TrajectoryBuffer(store, tuple(tuple(refs[expert]) for expert in range(count)))
 
 
 class _Run:
     """One pass over the missing experts: a queue, and one stream of snapshots for each busy worker."""
 
-    def __init__(
-        self, problem: Problem, problem_ref: Any, workers: list[Any], experts_root: Place, progress: Progress
-    ) -> None:
-        self._problem_ref, self._workers, self._root = problem_ref, workers, experts_root
+    def __init__(self, problem: Problem, crew: Crew, experts_root: Place, progress: Progress) -> None:
+        self._crew, self._root = crew, experts_root
         self._snapshot_steps = problem.snapshot_steps()
         self._progress, self._finished, self._wanted = progress, 0, 0
         self._queue: deque[int] = deque()
         self._failed: dict[int, int] = {}
         self._refs: dict[int, list[Any]] = {}
-        self._streams: dict[Any, tuple[int, int]] = {}
+        self._streams: dict[Any, tuple[Any, int]] = {}
 
     def train(self, experts: list[int]) -> dict[int, list[Any]]:
         """Snapshot references of these experts."""
         self._queue.extend(experts)
         self._wanted = len(experts) * self._snapshot_steps[-1]
         self._progress(0, self._wanted)
-        for slot in range(len(self._workers)):
-            self._start(slot)
-        while self._streams:
-            ready, _ = ray.wait(list(self._streams), num_returns=1, fetch_local=False)
-            self._advance(ready[0])
+        while self._queue or self._streams:
+            self._hand_out()
+            arriving = self._crew.arriving
+            ready, _ = ray.wait([*self._streams, *arriving], num_returns=1, fetch_local=False)
+            if ready[0] in arriving:
+                self._crew.welcome(ready[0])
+            else:
+                self._advance(ready[0])
         return self._refs
 
-    def _start(self, slot: int) -> None:
-        if not self._queue:
-            return
-        expert = self._queue.popleft()
-        method = self._workers[slot].train_expert.options(num_returns="streaming")
-        self._streams[method.remote(expert, self._root)] = (slot, expert)
-        self._refs[expert] = []
+    def _hand_out(self) -> None:
+        """Gives every worker that is free an expert."""
+        self._crew.leader()
+        busy = [worker for worker, _ in self._streams.values()]
+        for worker in self._crew.members:
+            if worker not in busy and self._queue:
+                expert = self._queue.popleft()
+                method = worker.train_expert.options(num_returns="streaming")
+                self._streams[method.remote(expert, self._root)] = (worker, expert)
+                self._refs[expert] = []
 
     def _advance(self, stream: Any) -> None:
-        slot, expert = self._streams[stream]
+        worker, expert = self._streams[stream]
         try:
             self._refs[expert].append(next(stream))
         except StopIteration:
             del self._streams[stream]
-            self._finish(slot, expert)
+            self._finish(worker, expert)
             return
         under_way = sum(self._steps_done(expert) for _, expert in self._streams.values())
         self._progress(self._finished + under_way, self._wanted)
@@ -97,7 +96,7 @@ class _Run:
         snapshots = min(len(self._refs[expert]), len(self._snapshot_steps))
         return self._snapshot_steps[snapshots - 1] if snapshots else 0
 
-    def _finish(self, slot: int, expert: int) -> None:
+    def _finish(self, worker: Any, expert: int) -> None:
         """The stream has ended; its last reference says whether well."""
         try:
             ray.get(self._refs[expert][-1])
@@ -105,16 +104,15 @@ class _Run:
             cause = error.cause if isinstance(error.cause, PtmError) else None
             raise cause or WorkerFailed(f"expert {expert} failed: {error}") from error
         except RayActorError as error:
-            self._retry(slot, expert, error)
+            self._retry(worker, expert, error)
         else:
             self._finished += self._snapshot_steps[-1]
-        self._start(slot)
 
-    def _retry(self, slot: int, expert: int, error: RayActorError) -> None:
+    def _retry(self, worker: Any, expert: int, error: RayActorError) -> None:
         self._failed[expert] = self._failed.get(expert, 0) + 1
         del self._refs[expert]
         if self._failed[expert] >= TRIES:
             raise WorkerFailed(f"the worker of expert {expert} died {TRIES} times; last: {error}") from error
         log.warning("the worker of expert %s died; training it again", expert)
-        self._workers[slot] = start_workers(self._problem_ref, 1)[0]
+        self._crew.lost(worker)
         self._queue.appendleft(expert)

@@ -25,9 +25,10 @@ from ptm_ray.config.sweep import Dimension, Range, SweepConfig
 from ptm_ray.data import MedicalDataset
 from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
+from ptm_ray.orchestrate.crew import Crew
 from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, experts_with_progress, run_identity
 from ptm_ray.orchestrate.session import connected, count_workers
-from ptm_ray.orchestrate.workers import Arrays, RemoteScorer, start_workers
+from ptm_ray.orchestrate.workers import Arrays, RemoteScorer, validate_here
 from ptm_ray.report.sweep import write_sweep
 from ptm_ray.stages.distill import Distillation, Row
 from ptm_ray.stages.experts import store_of
@@ -83,8 +84,7 @@ class SharedEvaluator:
         seen = config.model_dump_json(include=alike)
         if seen not in self._known:
             self._known[seen] = Evaluator(Problem(self._dataset, config))
-        images, labels = synthetic
-        return self._known[seen].validate((torch.tensor(images), torch.tensor(labels))).numpy()
+        return validate_here(self._known[seen], synthetic)
 
 
 def sweep(
@@ -153,11 +153,9 @@ def _buffers(
     buffers = {}
     for problem in problems:
         problem_ref = ray.put(problem)
-        actors = start_workers(problem_ref, min(count_workers(workers), problem.experts.count))
-        buffer = experts_with_progress(problem, problem_ref, actors, root, watcher)
+        with Crew.start(problem_ref, min(count_workers(workers), problem.experts.count)) as crew:
+            buffer = experts_with_progress(problem, crew, root, watcher)
         buffers[buffer.store.key] = buffer
-        for actor in actors:
-            ray.kill(actor)
     return buffers
 
 
@@ -183,7 +181,8 @@ def trial(
     config = asked.config(chosen)
     problem = Problem(dataset, config).check()
     buffer = buffers[store_of(problem, "").key]
-    scorer = RemoteScorer([partial(evaluator.validate.remote, config) for evaluator in evaluators])
+    ask = [partial(evaluator.validate.remote, config) for evaluator in evaluators]
+    scorer = RemoteScorer(ask, partial(validate_here, Evaluator(problem)))
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))
         if (checkpoint := tune.get_checkpoint()) is not None:

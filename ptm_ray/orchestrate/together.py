@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,13 +22,15 @@ from ray.train.torch import TorchTrainer
 from ptm_ray.core.unroll import Gradients
 from ptm_ray.errors import PtmError, WorkerFailed, first_line
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
-from ptm_ray.orchestrate.workers import RemoteScorer
+from ptm_ray.orchestrate.workers import RemoteScorer, validate_here
 from ptm_ray.stages.distill import CHECKPOINT_EVERY_S, Distillation, Row
 from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator, InlineScorer, Scorer
 from ptm_ray.store.checkpoints import RunFolder
 
+#: Train's folder in that of the run, which it goes on from.
+NAME = "together"
 #: Times that the workers are started again after one was lost.
 MAX_FAILURES = 3
 #: Seconds between two looks at how far the workers are.
@@ -120,7 +123,7 @@ def distil_together(
         },
         scaling_config=ScalingConfig(num_workers=size, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
-            name="together",
+            name=NAME,
             storage_path=storage,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
@@ -142,6 +145,7 @@ def distil_together(
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as made:
         folder.take_over(Path(made))
+    (folder.place / NAME).remove()
 
 
 def _member(parts: dict[str, Any]) -> None:
@@ -151,7 +155,8 @@ def _member(parts: dict[str, Any]) -> None:
     problem: Problem = ray.get(parts["problem"])
     team = TorchTeam()
     ask = [evaluator.validate.remote for evaluator in parts["evaluators"]]
-    scorer: Scorer = RemoteScorer(ask) if ask else InlineScorer(Evaluator(problem))
+    own = Evaluator(problem)
+    scorer: Scorer = RemoteScorer(ask, partial(validate_here, own)) if ask else InlineScorer(own)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Reported(Path(scratch), first=team.rank == 0)
         checkpoint = train.get_checkpoint()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayActorError
 
 from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.trajectory import Vector
@@ -57,16 +58,14 @@ class Worker:
 
     def validate(self, synthetic: Arrays) -> np.ndarray:
         """Share of networks that know its class, for each image of the validation split."""
-        tensors = _tensors(synthetic)
-        assert tensors is not None
-        return self._evaluating().validate(tensors).numpy()
+        return validate_here(self._evaluating(), synthetic)
 
     def distill(
         self, buffer: TrajectoryBuffer, evaluators: list[Any], folder: Place, budget_s: float | None
     ) -> Iterator[Row]:
         """Runs a distillation, yielding what happens as it happens."""
         ask = [evaluator.validate.remote for evaluator in evaluators]
-        scorer: Scorer = RemoteScorer(ask) if ask else InlineScorer(self._evaluating())
+        scorer: Scorer = RemoteScorer(ask, self.validate) if ask else InlineScorer(self._evaluating())
         self._distillation = Distillation(self._problem, buffer, scorer, RunFolder(folder))
         yield from self._distillation.run(budget_s)
 
@@ -99,35 +98,56 @@ class Worker:
 class RemoteScorer:
     """Scores candidates in other processes while the distillation goes on.
 
-    `ask`: one for each of those, which takes a set and returns the reference of its hits.
+    `ask`: one for each of those, which takes a set and returns the reference of its hits. What one was asked that is
+    lost is asked of the others, and found by `alone`, in this process, where none is left.
     """
 
     #: Candidates that may wait at each worker. A distillation that outran its scorers would owe them, at the end, more
     #: time than its budget has; so it waits for them as it goes.
     QUEUE_LENGTH = 2
 
-    def __init__(self, ask: Sequence[Callable[[Arrays], Any]]) -> None:
-        self._ask = ask
-        self._pending: dict[Any, int] = {}
+    def __init__(self, ask: Sequence[Callable[[Arrays], Any]], alone: Callable[[Arrays], np.ndarray]) -> None:
+        self._ask, self._alone = list(ask), alone
+        self._pending: dict[Any, tuple[int, Arrays, Callable[[Arrays], Any]]] = {}
         self._scored: list[tuple[int, torch.Tensor]] = []
 
     def submit(self, tag: int, candidate: Synthetic) -> None:
         """Hands a candidate to the workers in turn; waits while all of them have enough to do."""
-        while len(self._pending) >= self.QUEUE_LENGTH * len(self._ask):
+        while len(self._pending) >= self.QUEUE_LENGTH * len(self._ask) > 0:
             self._take(num_returns=1, timeout=None)
-        arrays = (candidate.images.numpy(), candidate.labels().numpy())
-        self._pending[self._ask[tag % len(self._ask)](arrays)] = tag
+        self._hand_out(tag, (candidate.images.numpy(), candidate.labels().numpy()))
+
+    def _hand_out(self, tag: int, arrays: Arrays) -> None:
+        if not self._ask:
+            self._scored.append((tag, torch.tensor(self._alone(arrays))))
+            return
+        ask = self._ask[tag % len(self._ask)]
+        self._pending[ask(arrays)] = (tag, arrays, ask)
 
     def collect(self, wait: bool) -> list[tuple[int, torch.Tensor]]:
         """What has arrived; all that was asked, where told to wait."""
-        if self._pending:
+        while self._pending:
             self._take(num_returns=len(self._pending), timeout=None if wait else 0)
+            if not wait:
+                break
         scored, self._scored = self._scored, []
         return scored
 
     def _take(self, num_returns: int, timeout: float | None) -> None:
         done, _ = ray.wait(list(self._pending), num_returns=num_returns, timeout=timeout)
-        self._scored += [(self._pending.pop(ref), torch.tensor(ray.get(ref))) for ref in done]
+        for ref in done:
+            tag, arrays, ask = self._pending.pop(ref)
+            try:
+                self._scored.append((tag, torch.tensor(ray.get(ref))))
+            except RayActorError:
+                self._ask = [other for other in self._ask if other is not ask]
+                self._hand_out(tag, arrays)
+
+
+def validate_here(evaluator: Evaluator, synthetic: Arrays) -> np.ndarray:
+    """Share of networks that know its class, for each image of the validation split."""
+    images, labels = synthetic
+    return evaluator.validate((torch.tensor(images), torch.tensor(labels))).numpy()
 
 
 def _tensors(arrays: Arrays | None) -> tuple[torch.Tensor, torch.Tensor] | None:

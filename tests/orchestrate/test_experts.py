@@ -9,17 +9,17 @@ import pytest
 import ray
 from ray.exceptions import ObjectLostError
 
+from ptm_ray.orchestrate.crew import Crew
 from ptm_ray.orchestrate.experts import fill_buffer
-from ptm_ray.orchestrate.workers import start_workers
 from ptm_ray.stages.experts import ExpertTrainer
+from ptm_ray.store.places import Place
 from tests.small import small_problem
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def filled(problem, root, workers=2, watch=lambda done, wanted: None):
-    ref = ray.put(problem)
-    return fill_buffer(problem, ref, start_workers(ref, workers), root, watch)
+    return fill_buffer(problem, Crew.start(ray.put(problem), workers), Place(root), watch)
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +79,14 @@ def test_a_damaged_expert_alone_is_trained_again(trained, caplog):
 
 def test_an_expert_whose_worker_is_killed_is_trained_again(tmp_path):
     problem = small_problem(experts={"count": 2, "steps": 200})
-    ref = ray.put(problem)
-    workers = start_workers(ref, 2)
-    victims = [ray.get(workers[0].process_id.remote())]
+    crew = Crew.start(ray.put(problem), 2)
+    victims = [ray.get(crew.members[0].process_id.remote())]
 
     def kill_once(done, wanted):
         if done and victims:
             os.kill(victims.pop(), signal.SIGKILL)
 
-    buffer = fill_buffer(problem, ref, workers, tmp_path, kill_once)
+    buffer = fill_buffer(problem, crew, Place(tmp_path), kill_once)
     assert buffer.store.missing(2) == []
     assert victims == []
     alone = list(ExpertTrainer(problem).snapshots(0))

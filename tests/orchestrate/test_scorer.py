@@ -25,7 +25,7 @@ def candidate(value):
 
 def test_candidates_never_pile_up_and_every_score_comes_back(ray_cluster):
     slow = ray.remote(Slow).options(num_cpus=0).remote()
-    scorer = RemoteScorer([slow.validate.remote])
+    scorer = RemoteScorer([slow.validate.remote], Slow().validate)
     for tag in range(8):
         scorer.submit(tag, candidate(tag))
     early = scorer.collect(wait=False)

@@ -12,9 +12,9 @@ import torch
 
 import ptm_ray as ptm
 from ptm_ray.errors import ConfigError
+from ptm_ray.orchestrate.crew import Crew
 from ptm_ray.orchestrate.distill import Nobody, experts_with_progress
 from ptm_ray.orchestrate.together import distil_together
-from ptm_ray.orchestrate.workers import start_workers
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place
 from tests.small import SETTINGS, InMemory, small_dataset, small_problem
@@ -25,10 +25,8 @@ from tests.stages.test_team import distillation, together
 def experts(ray_cluster, tmp_path_factory):
     """The folder of trained experts, and the buffer of them."""
     root, problem = tmp_path_factory.mktemp("experts"), small_problem()
-    actors = start_workers(ray.put(problem), 1)
-    buffer = experts_with_progress(problem, ray.put(problem), actors, Place(root), Nobody())
-    for actor in actors:
-        ray.kill(actor)
+    with Crew.start(ray.put(problem), 1) as crew:
+        buffer = experts_with_progress(problem, crew, Place(root), Nobody())
     return root, buffer
 
 
@@ -43,6 +41,7 @@ def test_two_matchers_give_the_set_of_a_team_of_two(experts, tmp_path):
     kept = ptm.SyntheticSet.load(made.set)
     assert np.array_equal(kept.images, first.result().images.numpy())
     assert made.cost["outer_steps"] == SETTINGS["outer_steps"]
+    assert not (tmp_path / "out" / "together").exists()
     alone = distillation(problem, tmp_path / "alone", InMemory(problem))
     list(alone.run())
     assert not torch.equal(alone.learner.synthetic.images, first.learner.synthetic.images)

@@ -1,0 +1,89 @@
+"""The workers of a job: those that are there, and those that are on their way in place of lost ones."""
+
+import contextlib
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from ptm_ray.errors import WorkerFailed
+from ptm_ray.orchestrate.workers import start_workers
+
+#: What a worker was lost over is tried this often.
+TRIES = 3
+#: Seconds that a job without any worker left waits for one.
+WAIT_LIMIT_S = 300.0
+
+
+class Crew:
+    """Worker actors that share a problem, until the end of the `with` block.
+
+    A lost one is replaced, but nobody waits for its replacement while others are there: where a node went down with
+    it, there may be no room for another.
+    """
+
+    def __init__(self, problem_ref: Any, members: list[Any]) -> None:
+        self.problem_ref = problem_ref
+        self.members = list(members)
+        self._arriving: dict[Any, Any] = {}
+
+    @classmethod
+    def start(cls, problem_ref: Any, count: int) -> "Crew":
+        """`count` new workers. `problem_ref` is a reference to their problem."""
+        return cls(problem_ref, start_workers(problem_ref, count))
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dismiss()
+
+    def recruit(self, count: int) -> None:
+        """As many more."""
+        self.members += start_workers(self.problem_ref, count)
+
+    @property
+    def arriving(self) -> list[Any]:
+        """References to wait for, of workers on their way; `welcome` takes those that are ready."""
+        return list(self._arriving)
+
+    def lost(self, member: Any) -> None:
+        """This one does not answer any more; another one is sent for."""
+        self.members.remove(member)
+        with contextlib.suppress(Exception):
+            # One that is only out of reach must not go on with work that is given to another.
+            ray.kill(member)
+        (other,) = start_workers(self.problem_ref, 1)
+        self._arriving[other.process_id.remote()] = other
+
+    def welcome(self, arrived: Any) -> Any | None:
+        """The worker behind a reference that is ready, now a member; None where it was lost on its way."""
+        other = self._arriving.pop(arrived)
+        try:
+            ray.get(arrived)
+        except RayActorError:
+            return None
+        self.members.append(other)
+        return other
+
+    def leader(self) -> Any:
+        """Some member; waits for one where all were lost. Raises `WorkerFailed` where none comes."""
+        while not self.members:
+            ready, _ = ray.wait(self.arriving, num_returns=1, timeout=WAIT_LIMIT_S) if self._arriving else ([], [])
+            if not ready:
+                raise WorkerFailed(
+                    f"all workers were lost, and none came in their place within {WAIT_LIMIT_S:g} s; run the same "
+                    "command again to go on"
+                )
+            self.welcome(ready[0])
+        return self.members[0]
+
+    def dismiss(self, count: int | None = None) -> None:
+        """Ends `count` members, or all and those on their way."""
+        leaving = self.members[:count]
+        self.members = self.members[len(leaving) :]
+        if count is None:
+            leaving += self._arriving.values()
+            self._arriving = {}
+        for member in leaving:
+            ray.kill(member)
