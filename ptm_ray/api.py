@@ -12,7 +12,7 @@ from ptm_ray.config.sweep import SweepConfig, read_sweep
 from ptm_ray.data import MedicalDataset
 from ptm_ray.data import load_dataset as load_dataset
 from ptm_ray.data.load import load_training_images
-from ptm_ray.errors import DataError
+from ptm_ray.errors import ConfigError, DataError
 from ptm_ray.orchestrate import distill as on_ray
 from ptm_ray.orchestrate.distill import DistillResult as DistillResult
 from ptm_ray.orchestrate.distill import Watcher
@@ -171,6 +171,17 @@ def sweep(
     dataset = _dataset(data or first.data, first, data_root)
     root = Place.of(experts_dir or default_experts_dir())
     return on_tune.sweep(asked, dataset, Place.of(out), experts_root=root, workers=workers, watcher=watcher)
+
+
+def held_sweep(out: str | Path) -> SweepConfig:
+    """The sweep that a folder or URL holds, for `sweep` to go on with. Raises `ConfigError` where it holds none."""
+    place = Place.of(out)
+    place.pull("run.json")
+    own = place.local / "run.json"
+    held = read_table(own) if own.is_file() else {}
+    if not isinstance(held.get("sweep"), dict):
+        raise ConfigError(f"{place} holds no sweep to go on with; check --out, or start one with a sweep file")
+    return SweepConfig.of(held["sweep"])
 
 
 #: What of a set's settings decides how it is scored.

@@ -18,6 +18,17 @@ os.environ.update(
 os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
 
 
+#: Folders of tests that start Ray or use the session's: one process runs them all, so that there is one cluster.
+ON_RAY = {"orchestrate", "cli", "cluster"}
+
+
+def pytest_collection_modifyitems(items):
+    """Where processes share the tests: those on Ray in one, each other module's together wherever there is time."""
+    for item in items:
+        module = item.path.relative_to(Path(__file__).parent)
+        item.add_marker(pytest.mark.xdist_group("ray" if module.parts[0] in ON_RAY else str(module)))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Ray with two CPUs and its dashboard, so that jobs can be submitted; yields its addresses."""

@@ -37,7 +37,6 @@ def main(argv: Sequence[str]) -> None:
         raise ConfigError(f"--budget-minutes must be above 0, got {asked.budget_minutes:g}")
     from ptm_ray import api
     from ptm_ray.cli.show import Bars, last_line, scores_table
-    from ptm_ray.store.places import Place
 
     settings = asked.settings
     name = f"{Path(settings.data).stem}-ipc{settings.ipc}-{settings.method}-{settings.seed}"
@@ -56,6 +55,6 @@ def main(argv: Sequence[str]) -> None:
             watcher=bars,
         )
     scores_table(result.scores, f"{dataset.name}, {settings.ipc} images per class: test split, percent")
-    print(f"set      {result.set}\npicture  {result.set}/grid.png\ncurves   {Place.of(out) / 'curve.png'}")
+    print(f"set      {result.set}\npicture  {result.set}/grid.png\ncurves   {result.curve}")
     if asked.json:
         last_line(result.to_json())

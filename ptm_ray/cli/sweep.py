@@ -8,8 +8,7 @@ from typing import Annotated
 import tyro
 
 from ptm_ray.cli.flags import Places, SaysDefault, Switch, parse
-from ptm_ray.config.files import read_table
-from ptm_ray.config.sweep import SweepConfig, read_sweep
+from ptm_ray.config.sweep import read_sweep
 from ptm_ray.errors import ConfigError
 
 ABOUT = """Runs many distillations that differ in some settings, on experts that are trained once, and compares them on
@@ -52,22 +51,21 @@ class Sweep(Places):
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     asked = parse(Sweep, argv, Sweep(), "sweep", ABOUT)
+    wanted = None
     if asked.resume:
         if asked.out is None:
             raise ConfigError("--resume goes on with the sweep in a folder; name it with --out")
-        wanted = _held(asked.out)
     elif asked.file is None:
         raise ConfigError("no sweep file given; tune_configs holds some, ptm-ray sweep --help shows what one says")
     else:
         wanted = read_sweep(asked.file)
     from ptm_ray import api
     from ptm_ray.cli.show import Bars, last_line
-    from ptm_ray.store.places import Place
 
     out = asked.out or f"runs/sweep-{asked.file.stem if asked.file else ''}"
     with Bars() as bars:
         result = api.sweep(
-            wanted,
+            wanted or api.held_sweep(str(asked.out)),
             asked.data,
             out=out,
             experts_dir=asked.experts_dir,
@@ -78,19 +76,6 @@ def main(argv: Sequence[str]) -> None:
     best = ", ".join(f"{name} {value}" for name, value in result.config.items())
     print(f"best     {100 * result.score:.1f} % balanced accuracy on validation: {best}")
     failed = f", {result.failed} of them failed" if result.failed else ""
-    print(f"trials   {result.trials}{failed}: {Place.of(out) / 'trials.md'}\nset      {result.set}")
+    print(f"trials   {result.trials}{failed}: {str(result.table).removesuffix('parquet')}md\nset      {result.set}")
     if asked.json:
         last_line(result.to_json())
-
-
-def _held(out: str) -> SweepConfig:
-    """The sweep that a folder holds. Raises `ConfigError` where it holds none."""
-    from ptm_ray.store.places import Place
-
-    place = Place.of(out)
-    place.pull("run.json")
-    own = place.local / "run.json"
-    held = read_table(own) if own.is_file() else {}
-    if not isinstance(held.get("sweep"), dict):
-        raise ConfigError(f"{place} holds no sweep to go on with; check --out, or start one with a sweep file")
-    return SweepConfig.of(held["sweep"])

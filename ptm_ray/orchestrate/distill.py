@@ -55,6 +55,11 @@ class DistillResult:
     scores: dict[str, Any]
     cost: dict[str, float]
 
+    @property
+    def curve(self) -> str:
+        """Where the picture of the run lies: loss, validation, end and overlap over outer steps."""
+        return f"{str(self.set).removesuffix('set')}curve.png"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: the last line of `ptm-ray distill --json`."""
         return {"set": str(self.set), "scores": self.scores, "cost": self.cost}

@@ -175,7 +175,7 @@ def test_a_population_copies_and_perturbs(made, tmp_path):
         "scheduler": "pbt",
         "trials": 2,
         "grace": 4,
-        "settings": {**QUICK, "outer_steps": 48},
+        "settings": {**QUICK, "outer_steps": 24},
         "space": {"images.lr": {"low": 0.001, "high": 0.5, "log": True}},
     }
     result = ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
@@ -188,7 +188,7 @@ def test_a_population_copies_and_perturbs(made, tmp_path):
         assert old != new
     for row in table(tmp_path / "out"):
         assert 0.001 <= row["images.lr"] <= 0.5
-        assert row["outer_step"] == 48
+        assert row["outer_step"] == 24
 
 
 def test_optuna_and_asha_find_their_way_to_a_best_set(made, tmp_path):
