@@ -22,6 +22,8 @@ os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", 
 ON_RAY = {"orchestrate", "cli", "cluster"}
 
 
+# First, as the plugin that shares the tests out reads the groups in the same hook.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Where processes share the tests: those on Ray in one, each other module's together wherever there is time."""
     for item in items:

@@ -44,6 +44,9 @@ class Namespaces:
     """Hosts on a bridge."""
 
     def start(self) -> str:
+        # Names of hosts are files; these are of this run alone.
+        run("mkdir", "-p", "/run/netns")
+        run("mount", "-t", "tmpfs", "tmpfs", "/run/netns")
         run("ip", "link", "add", "bridge", "type", "bridge")
         run("ip", "link", "set", "bridge", "up")
         for host in HOSTS:
