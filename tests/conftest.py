@@ -22,13 +22,17 @@ os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", 
 ON_RAY = {"orchestrate", "cli", "cluster"}
 
 
-# First, as the plugin that shares the tests out reads the groups in the same hook.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """Where processes share the tests: those on Ray in one, each other module's together wherever there is time."""
-    for item in items:
-        module = item.path.relative_to(Path(__file__).parent)
-        item.add_marker(pytest.mark.xdist_group("ray" if module.parts[0] in ON_RAY else str(module)))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneOnRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            module = nodeid.partition("::")[0]
+            return "ray" if module.split("/")[1] in ON_RAY else module
+
+    return OneOnRay(config, log)
 
 
 @pytest.fixture(scope="session")
