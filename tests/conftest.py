@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+from tests.namespaces import namespaces_allowed
+
 install_import_hook("ptm_ray.core", "beartype.beartype").__enter__()
 
 # Set before Ray is imported anywhere, as it reads them then. A token of the tests' own.
@@ -20,6 +22,8 @@ os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", 
 
 #: Folders of tests that start Ray or use the session's: one process runs them all, so that there is one cluster.
 ON_RAY = {"orchestrate", "cli", "cluster"}
+#: … but for those that start theirs in namespaces of their own, where it meets no other.
+APART = {"tests/orchestrate/test_hosts.py", "tests/cluster/test_files.py"}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -27,10 +31,12 @@ def pytest_xdist_make_scheduler(config, log):
     """Where processes share the tests: those on Ray in one, each other module's together wherever there is time."""
     from xdist.scheduler import LoadScopeScheduling
 
+    apart = APART if namespaces_allowed() else set()
+
     class OneOnRay(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             module = nodeid.partition("::")[0]
-            return "ray" if module.split("/")[1] in ON_RAY else module
+            return "ray" if module.split("/")[1] in ON_RAY and module not in apart else module
 
     return OneOnRay(config, log)
 

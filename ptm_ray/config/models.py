@@ -85,8 +85,8 @@ class ScheduleSettings(Settings):
     kind: Literal["progress", "count", "random"] = "progress"
     """progress: the end grows as the student learns. count: it grows with the outer steps. random: MTT."""
     start: Count | None = None
-    """progress, count: fixed start snapshot; by default where experts know almost as much of the validation images
-    as the first synthetic images teach: 0 from noise, later the more real images a set begins with."""
+    """progress, count: fixed start snapshot; by default the last up to which experts surely know less of the validation
+    images than the first synthetic images teach: 0 from noise, later the more real images a set begins with."""
     end_min: Positive | None = None
     """First end snapshot; by default half way from the start to the last."""
     end_max: Positive | None = None
