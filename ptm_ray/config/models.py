@@ -137,6 +137,9 @@ class StudentSettings(Settings):
     """First inner lr; by default the one, below the expert's rate × steps over the first segment spread over the
     student's steps, that brings the initial images' student closest. Segments whose steps cover more or less than the
     first's take proportionally larger or smaller ones."""
+    inner_lr_by_segment: bool = True
+    """Learn how the inner lr depends on where a random or later segment begins, and another for progressive ones. MTT
+    has one for all."""
     memory_mib: Count = 2048
     """Memory for stored graphs; steps that don't fit are computed again on the way back. The gradient is the same."""
 

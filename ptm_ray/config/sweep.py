@@ -18,8 +18,8 @@ EXPERT_SETTINGS = ("mirror", "experts", "network")
 #: What a trial can't take over from another's checkpoint, so that pbt can't exchange it.
 FIXED_FROM_THE_START = (
     *EXPERT_SETTINGS,
-    *("ipc", "method", "seed", "schedule.start", "student.inner_lr", "overlap.enabled"),
-    *("images.init", "images.optimiser", "images.soft_labels", "images.ema"),
+    *("ipc", "method", "seed", "schedule.start", "student.inner_lr", "student.inner_lr_by_segment"),
+    *("overlap.enabled", "images.init", "images.optimiser", "images.soft_labels", "images.ema"),
 )
 #: Values listed, or a range.
 Choices = tuple[Any, ...]

@@ -7,7 +7,7 @@ checkpoint needs of the mathematics.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,13 +21,19 @@ from ptm_ray.core.unroll import RECOMPUTE, Batch, Gradients, Plan, matching_grad
 #: Inner lr is multiplied by this when an update is skipped: a student that explodes took too long steps.
 BACK_OFF = 0.5
 
+#: Names in a checkpoint.
+TILTS = ("tilt along", "tilt of progressive")
+
 #: Matching losses this near to the best count as equally good when the first inner lr is searched.
 SEARCH_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
 class OuterRates:
-    """Step sizes of the update. `optimiser` is "adam" or "sgd" (MTT's, with momentum 0.5)."""
+    """Step sizes of the update. `optimiser` is "adam" or "sgd" (MTT's, with momentum 0.5).
+
+    `by_segment`: the inner lr is learned as a function of the segment rather than as one number.
+    """
 
     optimiser: str
     images: float
@@ -35,6 +41,18 @@ class OuterRates:
     labels: float
     ema_decay: float
     explode_at: float
+    by_segment: bool = False
+
+
+class Place(NamedTuple):
+    """What the inner lr of a segment depends on: `along`, where a random one begins, from −1 to 1 over the trajectory;
+    `progressive`, 1 for progressive ones."""
+
+    along: float = 0.0
+    progressive: float = 0.0
+
+
+ANYWHERE = Place()
 
 
 class Separation:
@@ -61,16 +79,25 @@ class Learner:
 
     `bounds` are the normalised values of black and white, (2, channels, 1, 1): no image leaves them, so that what is
     learned is a picture that a file of eight bits can hold. None where that has no meaning (after ZCA).
+
+    `tilts`: log α rises by their product with a segment's `Place`. Experts move less in a step the longer they have
+    trained, and long segments want other steps than short ones: with one α for all, some students overshoot (a
+    matching loss above 1 at the end of the trajectory) while others fall short. On held-out images of four training
+    sets, one image per class, two seeds each, sets were better by 0 to 2.5 points, 0.8 on average. Own design; zero and
+    fixed, as in MTT, without `by_segment`.
     """
 
     def __init__(
         self, synthetic: Synthetic, rates: OuterRates, bounds: Float[Tensor, "2 channels 1 1"] | None = None
     ) -> None:
         self.synthetic, self.rates, self._bounds = synthetic, rates, bounds
+        self.tilts = [torch.zeros_like(synthetic.log_lr) for _ in Place._fields]
         groups = [
             {"params": [synthetic.images], "lr": rates.images},
             {"params": [synthetic.log_lr], "lr": rates.inner_lr},
         ]
+        if rates.by_segment:
+            groups.append({"params": self.tilts, "lr": rates.inner_lr})
         if synthetic.label_logits is not None:
             groups.append({"params": [synthetic.label_logits], "lr": rates.labels})
         self.optimiser: torch.optim.Optimizer
@@ -94,6 +121,7 @@ class Learner:
         tensors = {
             "images": now.images,
             "log_lr": now.log_lr,
+            **dict(zip(TILTS, self.tilts, strict=True)),
             "label_logits": now.label_logits,
             "ema": self.ema,
         }
@@ -109,6 +137,8 @@ class Learner:
         now, self.updates = self.synthetic, state["updates"]
         now.images.copy_(state["images"])
         now.log_lr.copy_(state["log_lr"])
+        for name, tilt in zip(TILTS, self.tilts, strict=True):
+            tilt.copy_(state[name])
         if now.label_logits is not None:
             now.label_logits.copy_(state["label_logits"])
         if self.ema is not None:
@@ -120,11 +150,19 @@ class Learner:
         }
         self.optimiser.load_state_dict(whole)
 
-    def update(self, gradients: Gradients, moving: Tensor | None = None) -> None:
-        """One step of the optimiser; with `moving`, the images of all other rows stay as they are."""
+    def log_lr(self, place: Place) -> Float[Tensor, ""]:
+        """log α of a segment there."""
+        return self.synthetic.log_lr + sum(tilt * part for tilt, part in zip(self.tilts, place, strict=True))
+
+    def update(self, gradients: Gradients, place: Place, moving: Tensor | None = None) -> None:
+        """One step of the optimiser, by gradients of a segment at `place`; with `moving`, the images of all other rows
+        stay as they are."""
         now = self.synthetic
         before = now.images.clone()
         now.images.grad, now.log_lr.grad = gradients.images, gradients.log_lr
+        for tilt, part in zip(self.tilts, place, strict=True):
+            # None where the segment says nothing of it: momentum alone must not move it.
+            tilt.grad = gradients.log_lr * part if part else None
         if now.label_logits is not None:
             leaf = now.label_logits.detach().requires_grad_()
             with torch.enable_grad():
@@ -188,6 +226,7 @@ def outer_step(
     batches: Sequence[Batch],
     *,
     pace: float = 1.0,
+    place: Place = ANYWHERE,
     plan: Plan = RECOMPUTE,
     separation: Separation | None = None,
     moving: Tensor | None = None,
@@ -195,7 +234,8 @@ def outer_step(
 ) -> StepMetrics:
     """Matches the student to the segment start → target and updates the synthetic set in place.
 
-    The student's steps are of inner lr α · `pace`, so that one α serves segments that differ in what a step covers.
+    The student's steps are of inner lr α · `pace`, so that one α serves segments that differ in what a step covers; α
+    itself is that of the segment's `place`.
 
     `separation` also climbs the overlap ratio (the separate phase), by its gradient scaled to `weight` times the norm
     of the matching gradient; `moving` limits the update to those rows (separate and retrain). `mean` is what several
@@ -203,11 +243,11 @@ def outer_step(
     exploded, is skipped and the inner lr backs off.
     """
     now = learner.synthetic
-    log_lr = now.log_lr + math.log(pace)
+    log_lr = learner.log_lr(place) + math.log(pace)
     gradients = matching_gradients(network, start, target, now.images, now.labels(), log_lr, batches, plan=plan)
     if mean is not None:
         gradients = mean(gradients)
-    loss, inner_lr = float(gradients.loss), math.exp(float(now.log_lr))
+    loss, inner_lr = float(gradients.loss), math.exp(float(learner.log_lr(place)))
     if not _usable(gradients, learner.rates.explode_at):
         now.log_lr.add_(math.log(BACK_OFF))
         return StepMetrics(loss, inner_lr, skipped=True)
@@ -221,5 +261,5 @@ def outer_step(
         size = gradients.images[moving].norm() / apart[moving].norm().clamp_min(floor)
         gradients = gradients._replace(images=gradients.images - separation.weight * size * apart)
         overlap = float(ratio)
-    learner.update(gradients, moving)
+    learner.update(gradients, place, moving)
     return StepMetrics(loss, inner_lr, skipped=False, overlap=overlap)

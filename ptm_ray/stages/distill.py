@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from ptm_ray.config import DistillConfig
-from ptm_ray.core.distill import Learner, OuterRates, outer_step, search_inner_lr
+from ptm_ray.core.distill import Learner, OuterRates, Place, outer_step, search_inner_lr
 from ptm_ray.core.herding import herded_rows
 from ptm_ray.core.overlap import Phase
 from ptm_ray.core.schedule import (
@@ -106,6 +106,7 @@ def outer_rates(config: DistillConfig) -> OuterRates:
         labels=images.label_lr,
         ema_decay=images.ema,
         explode_at=images.explode_at,
+        by_segment=config.student.inner_lr_by_segment,
     )
 
 
@@ -277,6 +278,7 @@ class Distillation:
             end,
             batches,
             pace=self._pace(segment),
+            place=self._place(segment),
             plan=self._plan(start, batches),
             separation=None if self.mitigation is None else self.mitigation.separation(),
             moving=None if self.mitigation is None else self.mitigation.moving,
@@ -358,6 +360,12 @@ class Distillation:
     def _search_schedule(self) -> Schedule:
         """What the first inner lr is searched on: segments of one kind, so that one lr can be best for them."""
         return self.schedule.progressive if isinstance(self.schedule, Interleaved) else self.schedule
+
+    def _place(self, segment: Segment) -> Place:
+        progressive = self._search_schedule()
+        if isinstance(progressive, Growing) and segment == progressive.at(self.progress):
+            return Place(progressive=1.0)
+        return Place(along=2 * segment.start / self.problem.experts.snapshots - 1)
 
     def _searched_log_lr(self) -> torch.Tensor:
         experts = self.problem.experts

@@ -13,6 +13,7 @@ from ptm_ray.core.distill import (
     SEARCH_TOLERANCE,
     Learner,
     OuterRates,
+    Place,
     Separation,
     outer_step,
     search_inner_lr,
@@ -71,6 +72,39 @@ def test_pace_scales_the_inner_lr_of_one_segment_and_leaves_what_is_learned_of_i
     assert first.loss == second.loss
     assert torch.equal(slower.images, paced.images)
     assert math.isclose(float(paced.log_lr - slower.log_lr), math.log(4), rel_tol=1e-6)
+
+
+def loss_at(case, log_lr):
+    network, synthetic, start, target, batches = case
+    found = matching_gradients(
+        network, start, 3 * target - 2 * start, synthetic.images, synthetic.labels(), torch.tensor(log_lr), batches
+    )
+    return float(found.loss)
+
+
+def test_the_inner_lr_of_a_place_learns_by_the_derivative_of_the_loss_there(case):
+    network, synthetic, start, target, batches = case
+    rate, place, tilt, base = 0.5, Place(0.6, -0.3), torch.tensor([0.4, -0.2]), float(synthetic.log_lr)
+    here = base + 0.4 * 0.6 + 0.2 * 0.3
+    slope = (loss_at(case, here + 1e-2) - loss_at(case, here - 1e-2)) / 2e-2
+    expected = loss_at(case, here)
+    learner = Learner(synthetic, dataclasses.replace(RATES, optimiser="sgd", inner_lr=rate, by_segment=True))
+    for known, value in zip(learner.tilts, tilt, strict=True):
+        known.copy_(value)
+    metrics = outer_step(network, learner, start, 3 * target - 2 * start, batches, place=place)
+    assert metrics.loss == pytest.approx(expected, rel=1e-6)
+    assert metrics.inner_lr == pytest.approx(math.exp(here))
+    assert float(synthetic.log_lr) - base == pytest.approx(-rate * slope, rel=1e-2)
+    moved = torch.stack(learner.tilts) - tilt
+    torch.testing.assert_close(moved, -rate * slope * torch.tensor(place), rtol=1e-2, atol=1e-6)
+
+
+def test_without_it_one_inner_lr_serves_every_place(case):
+    network, synthetic, start, target, batches = case
+    learner = Learner(synthetic, RATES)
+    outer_step(network, learner, start, 3 * target - 2 * start, batches, place=Place(1.0, 0.5))
+    assert learner.tilts == [0.0, 0.0]
+    assert float(learner.log_lr(Place(1.0, 0.5))) == float(synthetic.log_lr)
 
 
 def test_where_images_don_t_help_the_student_still_moves_a_little(case):

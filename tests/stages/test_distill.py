@@ -1,5 +1,8 @@
 """The loop in one process: resumable bit for bit, keeping what validation tells it to, clear when it diverges."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -247,6 +250,19 @@ def test_a_later_segment_has_the_pace_of_what_an_inner_step_of_it_covers(tmp_pat
     assert [run._pace(Segment(*ends)) for ends in ((0, 4), (4, 6), (0, 8))] == [1, 1.25, 2]
 
 
+def test_the_inner_lr_is_learned_by_place_along_the_trajectory_and_apart_for_progressive_segments(tmp_path):
+    run = distillation(small_problem(**PACED), tmp_path / "run")
+    assert run._place(Segment(0, 4)) == (0, 1)
+    assert [run._place(Segment(start, start + 2)).along for start in (0, 4, 6)] == [-1, 0, 0.5]
+    list(run.run())
+    assert {(row.start, row.end) == (0, 4) for row in run.rows} == {True, False}
+    assert all(float(tilt) for tilt in run.learner.tilts)
+    student = {**PACED["student"], "inner_lr_by_segment": False}
+    one = distillation(small_problem(**{**PACED, "student": student}), tmp_path / "one")
+    list(one.run())
+    assert [float(tilt) for tilt in one.learner.tilts] == [0, 0]
+
+
 def test_random_segments_on_even_snapshots_have_one_pace(tmp_path):
     run = distillation(small_problem(schedule={"kind": "random"}), tmp_path / "run")
     last = run.problem.config.experts.snapshots
@@ -269,18 +285,22 @@ def test_progressive_segments_begin_where_experts_know_what_the_initial_set_teac
     images, labels = problem.tensors("val")
     network = problem.network()
 
-    def accuracy(expert, snapshot):
-        predicted = network.logits(torch.tensor(trajectories.vector(expert, snapshot)), images).argmax(1)
-        return [float((predicted[labels == label] == label).float().mean()) for label in labels.unique()]
+    def known_by_experts(snapshot):
+        """For each class, the share of three experts that know each of its images."""
+        thetas = [torch.tensor(trajectories.vector(expert, snapshot)) for expert in range(3)]
+        right = [(network.logits(theta, images).argmax(1) == labels).numpy() for theta in thetas]
+        return [np.mean(right, 0)[labels.numpy() == label] for label in np.unique(labels)]
 
-    curve = [sum(sum(accuracy(e, k)) / 3 for e in range(3)) / 3 for k in range(7)]
+    def surely_less(snapshot, score):
+        leads = [score - share for share in known_by_experts(snapshot)]
+        error = math.sqrt(sum(lead.var(ddof=1) / len(lead) for lead in leads)) / len(leads)
+        return np.mean([lead.mean() for lead in leads]) > 2 * error
+
     found = {}
     for score in (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         run = distillation(problem, tmp_path / f"{score}", ScriptedScorer(score), trajectories)
         found[score] = run.start
-        # A crossing of the curve, the only one where it rises steadily; at either end where there is none.
-        assert run.start == 0 or curve[run.start] < score
-        assert run.start == 6 or curve[run.start + 1] >= score
+        assert run.start == next((k - 1 for k in range(1, 7) if not surely_less(k, score)), 6)
     assert (found[0.0], found[1.0]) == (0, 6)
     assert len(set(found.values())) > 2
     first = next(distillation(problem, tmp_path / "0.6", ScriptedScorer(0.6), trajectories).run())
