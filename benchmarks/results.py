@@ -52,6 +52,7 @@ WITHOUT_MITIGATION: dict[str, Any] = {"method": "ptm", "overlap": {"enabled": Fa
 VARIANTS = {
     "ptm": Variant({"method": "ptm"}),
     "mtt": Variant({"method": "mtt"}),
+    "mtt-lr-by-place": Variant({"method": "mtt", "student": {"inner_lr_by_segment": True}}),
     "ptm-from-noise": Variant({"method": "ptm", "images": {"init": "noise"}}),
     "ptm-from-the-start": Variant({"method": "ptm", "schedule": {"start": 0, "later_share": 0.0}}),
     "ptm-long": Variant({"method": "ptm"}, budget=2.0),
@@ -78,6 +79,7 @@ def cells() -> list[Cell]:
     found = [Cell(d, ipc, v, s) for s in SEEDS for d in DATASETS for ipc in IPCS for v in ("ptm", "mtt")]
     for seed in SEEDS:
         long = ("ptm-long", "ptm-long-without-mitigation")
+        found += [Cell(d, ipc, "mtt-lr-by-place", seed) for d in DATASETS for ipc in IPCS]
         found += [Cell(d, 10, v, seed) for d in DATASETS for v in long]
         found += [Cell(d, ipc, "ptm-from-noise", seed) for d in DATASETS for ipc in IPCS]
         found += [Cell(d, ipc, "ptm-from-the-start", seed) for d in DATASETS for ipc in IPCS]
@@ -230,6 +232,7 @@ def markdown(found: dict[str, Any]) -> str:
         "random real": lambda row: percent(row, "random"),
         "herded real": lambda row: percent(row, "herding"),
         "MTT segments": lambda row: percent(row, "mtt"),
+        "MTT segments, lr by place": lambda row: percent(row, "mtt-lr-by-place"),
         "PTM": lambda row: percent(row, "ptm"),
         "PTM − random": lambda row: points(row, "ptm", "random"),
         "PTM − MTT": lambda row: points(row, "ptm", "mtt"),
