@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -21,6 +20,7 @@ from ptm_ray.config.base import merge
 from ptm_ray.errors import ConfigError, PtmError, StoreError
 from ptm_ray.orchestrate import sweep as on_tune
 from ptm_ray.store.places import Place
+from tests.processes import workers_named
 from tests.small import SETTINGS, small_dataset
 
 QUICK = merge(SETTINGS, {"overlap": {"look_every": 3, "separate_steps": 1, "retrain_steps": 1, "threshold": 5.0}})
@@ -139,10 +139,6 @@ def test_trials_that_hold_every_cpu_are_scored_all_the_same(made, tmp_path):
     assert starved == [True]
 
 
-def trial_processes():
-    return [p for p in psutil.process_iter(["cmdline"]) if "ImplicitFunc" in " ".join(p.info["cmdline"] or [])]
-
-
 def test_a_trial_that_is_killed_goes_on_from_its_checkpoint(made, tmp_path, wait_until):
     settings = {**QUICK, "outer_steps": 40}
     asked = {**GRID, "settings": settings, "space": {"seed": [0]}}
@@ -155,7 +151,7 @@ def test_a_trial_that_is_killed_goes_on_from_its_checkpoint(made, tmp_path, wait
     )
     run.start()
     wait_until(lambda: list((tmp_path / "out").glob("tune/trials/trial-*/checkpoint_*/checkpoint.pt")), 120)
-    killed = wait_until(trial_processes, 10)
+    killed = wait_until(lambda: workers_named("ImplicitFunc"), 10)
     for process in killed:
         process.kill()
     run.join(200)

@@ -5,7 +5,6 @@ import os
 import signal
 
 import numpy as np
-import psutil
 import pytest
 import ray
 import torch
@@ -17,6 +16,7 @@ from ptm_ray.orchestrate.distill import Nobody, experts_with_progress
 from ptm_ray.orchestrate.together import distil_together
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place
+from tests.processes import workers_named
 from tests.small import SETTINGS, InMemory, small_dataset, small_problem
 from tests.stages.test_team import distillation, together
 
@@ -57,10 +57,6 @@ def test_a_team_of_one_gives_the_images_of_a_run_without_a_team(experts, tmp_pat
     assert [row.outer_step for row in shown] == list(range(SETTINGS["outer_steps"]))
 
 
-def train_workers():
-    return [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
-
-
 def test_a_worker_that_is_lost_costs_no_more_than_the_steps_since_the_last_checkpoint(experts, tmp_path):
     problem, folder, shown, killed = small_problem(outer_steps=12), RunFolder(tmp_path / "two"), [], []
     folder.claim({})
@@ -68,7 +64,7 @@ def test_a_worker_that_is_lost_costs_no_more_than_the_steps_since_the_last_check
     def show(row):
         shown.append(row.outer_step)
         if row.outer_step >= 3 and not killed:
-            victim = train_workers()[-1].pid
+            victim = workers_named("RayTrainWorker")[-1].pid
             killed.append(victim)
             os.kill(victim, signal.SIGKILL)
 
