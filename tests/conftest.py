@@ -1,14 +1,15 @@
-"""Shapes in signatures are checked while tests run; real images are found where they lie; one Ray serves all tests."""
+"""Shapes in signatures are checked while tests run; real images are found where they lie; one Ray serves all
+tests of a process."""
 
+import functools
 import os
 import secrets
 import time
+import unittest.mock
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
-
-from tests.namespaces import namespaces_allowed
 
 install_import_hook("ptm_ray.core", "beartype.beartype").__enter__()
 
@@ -20,40 +21,24 @@ os.environ.update(
 os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
 
 
-#: Folders of tests that start Ray or use the session's: one process runs them all, so that there is one cluster.
-ON_RAY = {"orchestrate", "cli", "cluster"}
-#: … but for those that start theirs in namespaces of their own, where it meets no other.
-APART = {"tests/orchestrate/test_hosts.py", "tests/cluster/test_files.py"}
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Where processes share the tests: those on Ray in one, each other module's together wherever there is time."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    apart = APART if namespaces_allowed() else set()
-
-    class OneOnRay(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            module = nodeid.partition("::")[0]
-            return "ray" if module.split("/")[1] in ON_RAY and module not in apart else module
-
-    return OneOnRay(config, log)
-
-
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Ray with two CPUs and its dashboard, so that jobs can be submitted; yields its addresses."""
     import ray
+    from ray._private.parameter import RayParams
 
-    context = ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=True,
-        dashboard_port=0,
-        object_store_memory=256 * 2**20,
-        log_to_driver=False,
-    )
+    # A free port for the agent that takes jobs: two processes that share the tests have a Ray each, and with its usual
+    # port the second one's jobs are refused. `ray start` has a flag for it, `ray.init` none.
+    own_port = functools.partialmethod(RayParams.__init__, dashboard_agent_listen_port=0)
+    with unittest.mock.patch.object(RayParams, "__init__", own_port):
+        context = ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=True,
+            dashboard_port=0,
+            object_store_memory=256 * 2**20,
+            log_to_driver=False,
+        )
     yield context.address_info
     ray.shutdown()
 
