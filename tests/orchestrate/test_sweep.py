@@ -1,25 +1,18 @@
 """Sweeps on a real cluster: shared experts, trials that survive, populations that exchange, one best set."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
-from pyarrow import fs
 
 import ptm_ray as ptm
 from ptm_ray.config.base import merge
-from ptm_ray.errors import ConfigError, PtmError, StoreError
+from ptm_ray.errors import ConfigError, StoreError
 from ptm_ray.orchestrate import sweep as on_tune
-from ptm_ray.store.places import Place
 from tests.processes import workers_named
 from tests.small import SETTINGS, small_dataset
 
@@ -205,87 +198,3 @@ def test_a_trial_that_fails_is_in_the_table_and_the_others_go_on(made, tmp_path)
     errors = {row["student.inner_lr"]: row["error"] for row in table(tmp_path / "out")}
     assert errors[0.01] is None
     assert "updates in a row were skipped" in errors[1e30]
-
-
-SMALL_TOML = """
-searcher = "grid"
-[settings]
-data = "cells.npz"
-ipc = 2
-outer_steps = 60
-network = { width = 8, depth = 2 }
-experts = { count = 2, steps = 20, snapshots = 5 }
-[settings.evaluation]
-seeds = 1
-random_draws = 1
-steps = 5
-full_steps = 5
-validate_every = 4
-validation_networks = 1
-[space]
-seed = [0, 1]
-"""
-
-
-def test_a_killed_driver_goes_on_with_resume(tmp_path, wait_until):
-    data = small_dataset()
-    parts = {part: getattr(data, part) for part in ("train", "val", "test")}
-    arrays = {f"{part}_{kind}": getattr(split, kind) for part, split in parts.items() for kind in ("images", "labels")}
-    np.savez(tmp_path / "cells.npz", **arrays)
-    (tmp_path / "sweep.toml").write_text(SMALL_TOML)
-    command = Path(sys.executable).with_name("ptm-ray")
-    env = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_JOB_ID")}
-    first = subprocess.Popen(
-        [command, "sweep", "sweep.toml", "--out", "out", "--experts-dir", "experts"], cwd=tmp_path, env=env
-    )
-    wait_until(lambda: list((tmp_path / "out").glob("tune/trials/trial-*/checkpoint_*/checkpoint.pt")), 200)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    again = subprocess.run(
-        [command, "sweep", "--resume", "--out", "out", "--experts-dir", "experts", "--json"],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert again.returncode == 0, again.stderr
-    said = json.loads(again.stdout.splitlines()[-1])
-    assert said["trials"] == 2
-    assert said["failed"] == 0
-    assert {row["outer_step"] for row in table(tmp_path / "out")} == {60}
-    assert ptm.SyntheticSet.load(tmp_path / said["best"]["set"]).images.shape[0] == 6
-
-
-def test_a_folder_without_a_sweep_is_refused(tmp_path):
-    from ptm_ray.cli import sweep as command
-
-    for argv, words in (
-        (["--resume", "--out", str(tmp_path)], "holds no sweep"),
-        (["--resume"], "name it with --out"),
-        ([], "no sweep file given"),
-        (["missing.toml"], "no settings file missing.toml"),
-    ):
-        with pytest.raises(PtmError, match=words):
-            command.main(argv)
-
-
-def test_a_sweep_into_a_bucket_leaves_nothing_it_needs_on_this_machine(ray_cluster, s3_url, tmp_path, monkeypatch):
-    monkeypatch.setenv("PTM_RAY_CACHE", str(tmp_path / "first"))
-    asked = {**GRID, "space": {"seed": [0, 1]}}
-    where = {"out": s3_url("sweep"), "experts_dir": s3_url("experts")}
-    first = ptm.sweep(asked, small_dataset(), **where)
-    path, bucket = Place.of(where["experts_dir"]).for_ray()
-    files = {info.path: info.mtime for info in bucket.get_file_info(fs.FileSelector(path, recursive=True))}
-    assert sum(path.endswith(".arrow") for path in files) == 2
-    assert first.set == "s3://ptm-ray-tests/sweep/best/set"
-    monkeypatch.setenv("PTM_RAY_CACHE", str(tmp_path / "second"))
-    again = ptm.sweep(asked, small_dataset(), **where)
-    assert again == first
-    arrows = [name for name in files if name.endswith(".arrow")]
-    assert [info.mtime for info in bucket.get_file_info(arrows)] == [files[name] for name in arrows]
-    assert ptm.SyntheticSet.load(s3_url("sweep/best/set")).images.shape == (6, 3, 16, 16)
-    assert ptm.SyntheticSet.load(s3_url("sweep/best/set")).recipe["config"]["seed"] == first.config["seed"]
-    table = Place.of(s3_url("sweep"))
-    table.pull("trials.parquet")
-    assert pq.read_table(table.local / "trials.parquet").num_rows == 2
