@@ -9,6 +9,7 @@ buffer are moved once to each host that reads them: they are told from the first
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -95,7 +96,9 @@ def main() -> int:
         return hosts(Path(sys.argv[2]))
     with tempfile.TemporaryDirectory() as scratch:
         here = [*ALONE, sys.executable, "-m", "benchmarks.across_hosts", "hosts", scratch]
-        return subprocess.run(here, env={**os.environ, "PYTHONPATH": os.getcwd()}).returncode
+        # One token for all hosts, of this run's own.
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        return subprocess.run(here, env={**os.environ, **token, "PYTHONPATH": os.getcwd()}).returncode
 
 
 if __name__ == "__main__":
