@@ -102,7 +102,9 @@ class Stand:
 
     def train_expert(self, expert: int, experts_root: Place) -> Iterator[np.ndarray]:
         """No training."""
-        yield from self._vectors
+        # One by one: Ray sends answers into a streaming task, which a list's own iterator can't take.
+        for vector in self._vectors:  # noqa: UP028
+            yield vector
 
 
 class Sleeper:
