@@ -26,6 +26,14 @@ def write_npz(path, without=(), **changes):
     return path
 
 
+def write_dataset(path, dataset):
+    """A whole dataset as a file."""
+    parts = {part: getattr(dataset, part) for part in PARTS}
+    held = {f"{part}_{kind}": getattr(split, kind) for part, split in parts.items() for kind in ("images", "labels")}
+    np.savez(path, **held, class_names=np.array(dataset.class_names))
+    return path
+
+
 def picture(side=16, colour=True, seed=0, height=None):
     """(height, side[, 3]) uint8"""
     shape = (height or side, side, 3) if colour else (height or side, side)

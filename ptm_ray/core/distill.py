@@ -21,9 +21,6 @@ from ptm_ray.core.unroll import RECOMPUTE, Batch, Gradients, Plan, matching_grad
 #: Inner lr is multiplied by this when an update is skipped: a student that explodes took too long steps.
 BACK_OFF = 0.5
 
-#: Names in a checkpoint.
-TILTS = ("tilt along", "tilt of progressive")
-
 #: Matching losses this near to the best count as equally good when the first inner lr is searched.
 SEARCH_TOLERANCE = 0.1
 
@@ -121,7 +118,7 @@ class Learner:
         tensors = {
             "images": now.images,
             "log_lr": now.log_lr,
-            **dict(zip(TILTS, self.tilts, strict=True)),
+            "tilts": torch.stack(self.tilts),
             "label_logits": now.label_logits,
             "ema": self.ema,
         }
@@ -137,8 +134,8 @@ class Learner:
         now, self.updates = self.synthetic, state["updates"]
         now.images.copy_(state["images"])
         now.log_lr.copy_(state["log_lr"])
-        for name, tilt in zip(TILTS, self.tilts, strict=True):
-            tilt.copy_(state[name])
+        for tilt, value in zip(self.tilts, state["tilts"], strict=True):
+            tilt.copy_(value)
         if now.label_logits is not None:
             now.label_logits.copy_(state["label_logits"])
         if self.ema is not None:

@@ -1,6 +1,7 @@
 """An expert trajectory, and at which training steps its snapshots are taken."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,17 @@ class Trajectory:
     expert: int
     theta: tuple[Vector, ...]
     epochs: tuple[float, ...]
+
+
+class TrajectorySource(Protocol):
+    """Snapshots from the object store or from files."""
+
+    @property
+    def num_experts(self) -> int:
+        """How many experts there are."""
+
+    def vector(self, expert: int, snapshot: int) -> Vector:
+        """The expert's parameters at that snapshot; not to be written to."""
 
 
 def snapshot_steps(steps: int, snapshots: int, power: float) -> list[int]:

@@ -8,57 +8,34 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from ptm_ray.config import DistillConfig
-from ptm_ray.core.distill import Learner, OuterRates, Place, outer_step, search_inner_lr
-from ptm_ray.core.herding import herded_rows
+from ptm_ray.core.distill import Learner, OuterRates, outer_step, search_inner_lr
 from ptm_ray.core.overlap import Phase
-from ptm_ray.core.schedule import (
-    ByCount,
-    ByProgress,
-    Growing,
-    Interleaved,
-    Progress,
-    RandomSegments,
-    Schedule,
-    Segment,
-    student_steps,
-)
+from ptm_ray.core.schedule import Progress, Schedule, Segment
 from ptm_ray.core.seeds import Seeds
-from ptm_ray.core.synthetic import Synthetic, balanced_rows, from_noise, from_real, inner_batches
-from ptm_ray.core.trajectory import Vector
+from ptm_ray.core.synthetic import Synthetic, inner_batches
+from ptm_ray.core.trajectory import TrajectorySource
 from ptm_ray.core.unroll import Batch, Plan, plan_for
 from ptm_ray.errors import DivergedError
 from ptm_ray.stages import mitigation
 from ptm_ray.stages.head_start import head_start
+from ptm_ray.stages.initial_set import initial_set
 from ptm_ray.stages.mitigation import CycleRow, Mitigation
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Scorer
-from ptm_ray.stages.selection import Selection
+from ptm_ray.stages.segments import Segments
+from ptm_ray.stages.selection import Selection, validate_every
 from ptm_ray.stages.team import Alone, Team, TeamScorer
 from ptm_ray.store.checkpoints import RunFolder
 
 #: Segments that the first inner lr is searched on.
 SEARCH_SEGMENTS = 2
-#: Share of the work that scoring on the validation split should take.
-VALIDATION_SHARE = 0.2
-#: Passes through the network that an inner step costs, forward and back with second derivatives, where an ordinary
-#: training step costs 3: counted as convolutions.
-PASSES_OF_INNER_STEP = 9
 #: Seconds between two checkpoints.
 CHECKPOINT_EVERY_S = 20.0
-
-
-class TrajectorySource(Protocol):
-    """Snapshots by expert and number, from the object store or from files."""
-
-    @property
-    def num_experts(self) -> int: ...
-
-    def vector(self, expert: int, snapshot: int) -> Vector: ...
 
 
 @dataclass(frozen=True)
@@ -77,25 +54,6 @@ class Row:
     elapsed_s: float
 
 
-def make_schedule(config: DistillConfig, start: int) -> Schedule:
-    """The schedule that the settings describe; progressive segments begin at `start`."""
-    settings = config.schedule
-    start_max = config.experts.snapshots - settings.length if settings.start_max is None else settings.start_max
-    if settings.kind == "random":
-        return RandomSegments(start_max, settings.length, settings.start_min or 0)
-    end_min = settings.end_min or max(start + 1, math.ceil((start + config.end_max) / 2))
-    progressive: Growing
-    if settings.kind == "count":
-        progressive = ByCount(end_min, config.end_max, settings.growth, settings.shape, start=start)
-    else:
-        progressive = ByProgress(end_min, config.end_max, settings.threshold, settings.patience, start=start)
-    share = config.later_share(start)
-    if share == 0:
-        return progressive
-    start_min = max(1, start) if settings.start_min is None else settings.start_min
-    return Interleaved(progressive, RandomSegments(start_max, settings.length, min(start_min, start_max)), share)
-
-
 def outer_rates(config: DistillConfig) -> OuterRates:
     """The step sizes that the settings ask for."""
     images = config.images
@@ -108,45 +66,6 @@ def outer_rates(config: DistillConfig) -> OuterRates:
         explode_at=images.explode_at,
         by_segment=config.student.inner_lr_by_segment,
     )
-
-
-def initial_set(problem: Problem, trajectories: TrajectorySource, seeds: Seeds) -> Synthetic:
-    """The synthetic set before the first update. Herding asks the last snapshot of a drawn expert."""
-    config, data = problem.config, problem.dataset
-    # The first inner lr is found once there is a set to try it on.
-    lr, draw = config.student.inner_lr or config.experts.lr, seeds.stream("initial images")
-    if config.images.init == "noise":
-        shape = (data.channels, data.resolution, data.resolution)
-        synthetic = from_noise(shape, data.num_classes, config.ipc, lr, draw)
-    else:
-        images, labels = problem.tensors("train")
-        if config.images.init == "herding":
-            expert = int(torch.randint(trajectories.num_experts, (), generator=draw))
-            theta = torch.from_numpy(trajectories.vector(expert, config.experts.snapshots).copy())
-            rows = herded_rows(problem.network(), theta, images, labels, config.ipc, data.class_names, draw)
-        else:
-            resample = config.images.init == "real-resampled"
-            rows = balanced_rows(labels, config.ipc, data.class_names, draw, replacement=resample)
-        synthetic = from_real(images, labels, rows, data.num_classes, lr)
-    if config.images.soft_labels:
-        # Softened enough that the gradient of the softmax is not lost in rounding, sharp enough to stay the label.
-        synthetic.label_logits = 5.0 * torch.nn.functional.one_hot(synthetic.classes, data.num_classes).float()
-    return synthetic
-
-
-def validate_every(config: DistillConfig, num_images: int, inner_steps: float) -> int:
-    """Outer steps between two scorings: as asked, or such that these take VALIDATION_SHARE of the work.
-
-    `inner_steps`: of an outer step, on average. Counted in images through the network rather than in seconds, so that
-    a run is the same on any machine.
-    """
-    evaluation, student = config.evaluation, config.student
-    if evaluation.validate_every is not None:
-        return evaluation.validate_every
-    batch = min(num_images, evaluation.batch_size)
-    scoring = 3 * evaluation.validation_networks * evaluation.validation_steps * batch
-    matching = PASSES_OF_INNER_STEP * inner_steps * min(num_images, student.batch_size)
-    return max(1, math.ceil((1 - VALIDATION_SHARE) / VALIDATION_SHARE * scoring / matching))
 
 
 class Distillation:
@@ -167,7 +86,6 @@ class Distillation:
         self.problem, self.trajectories, self.folder, self.team = problem, trajectories, folder, team or Alone()
         self.network = problem.network()
         self.seeds = Seeds(config.seed)
-        self.expert_steps = problem.snapshot_steps()
         bounds = problem.whitening.bounds if config.images.in_range else None
         self.learner = Learner(initial_set(problem, trajectories, self.seeds), outer_rates(config), bounds)
         self.ops = problem.ops if config.images.augment else ()
@@ -187,7 +105,7 @@ class Distillation:
         self.selection.submit(0, self.learner.result())
         self._agree()
         self._plan_segments(self.team.told(self._head_start()))
-        self.progress = self.schedule.begin()
+        self.progress = self.segments.schedule.begin()
         if config.student.inner_lr is None:
             self.learner.synthetic.log_lr.copy_(self.team.told(self._searched_log_lr()))
         self.elapsed_s = time.monotonic() - started
@@ -203,7 +121,7 @@ class Distillation:
             "learner": self.learner.state_dict(),
             "step": self.step,
             "elapsed_s": self.elapsed_s,
-            "start": self.start,
+            "start": self.segments.start,
             "progress": list(self.progress),
             "selection": self.selection.state_dict(),
             "mitigation": None if self.mitigation is None else self.mitigation.state_dict(),
@@ -258,7 +176,7 @@ class Distillation:
 
     def _one_step(self) -> Row:
         step = self.step
-        segment, expert = self._draw("segment", step, self.schedule)
+        segment, expert = self._draw("segment", step, self.segments.schedule)
         batches = self._batches(segment)
         looked = None
         if self.mitigation is not None:
@@ -277,8 +195,8 @@ class Distillation:
             start,
             end,
             batches,
-            pace=self._pace(segment),
-            place=self._place(segment),
+            pace=self.segments.pace(segment),
+            place=self.segments.place(segment, self.progress),
             plan=self._plan(start, batches),
             separation=None if self.mitigation is None else self.mitigation.separation(),
             moving=None if self.mitigation is None else self.mitigation.moving,
@@ -286,7 +204,7 @@ class Distillation:
         )
         self._count_skipped(metrics.skipped, metrics.loss)
         if not metrics.skipped:
-            self.progress = self.schedule.advance(self.progress, segment, step, metrics.loss)
+            self.progress = self.segments.schedule.advance(self.progress, segment, step, metrics.loss)
         self.step += 1
         if self.mitigation is not None:
             self.mitigation.advance(self.learner, self.step, metrics.overlap)
@@ -314,20 +232,17 @@ class Distillation:
         return torch.from_numpy(self.trajectories.vector(expert, snapshot).copy())
 
     def _plan_segments(self, start: int) -> None:
-        """The schedule and all that follows from it, once it is known where progressive segments begin."""
-        config = self.problem.config
-        self.start = start
-        self.schedule = make_schedule(config, start)
-        inner_steps = sum(share * self._student_steps(segment) for share, segment in self.schedule.typical())
-        self.validate_every = validate_every(config, len(self.learner.synthetic.images), inner_steps)
+        """Segments, and what is done every so many of them."""
+        self.segments = Segments(self.problem, start, self.seeds.stream("first segment"))
+        inner_steps = self.segments.mean_student_steps()
+        self.validate_every = validate_every(self.problem.config, len(self.learner.synthetic.images), inner_steps)
         self.mitigation: Mitigation | None = None
         if mitigation.applies(self.problem):
             of_run = (self.problem, self.network, self.seeds)
             self.mitigation = Mitigation(*of_run, self._validate_now, self.validate_every)
-        self.first_segment = self._search_schedule().segment(self.schedule.begin(), self.seeds.stream("first segment"))
 
     def _head_start(self) -> int:
-        """Where progressive segments begin: as asked, else where experts know as much as the initial set teaches."""
+        """Where progressive segments begin: as asked, or as far as experts surely know less than the set."""
         config = self.problem.config
         settings = config.schedule
         if settings.kind == "random" or settings.start is not None or config.images.init == "noise":
@@ -345,33 +260,11 @@ class Distillation:
             self.seeds.stream("head start"),
         )
 
-    def _covered(self, segment: Segment) -> float:
-        """Steps of the expert that an inner step of this segment has to cover."""
-        return (self.expert_steps[segment.end] - self.expert_steps[segment.start]) / self._student_steps(segment)
-
-    def _pace(self, segment: Segment) -> float:
-        """What an inner step of this segment covers, over the same of the first: one α then serves all segments."""
-        return self._covered(segment) / self._covered(self.first_segment)
-
-    def _student_steps(self, segment: Segment) -> int:
-        config, student = self.problem.config, self.problem.config.student
-        return student_steps(segment, student.steps_per_snapshot, student.steps_min, config.student_steps_max)
-
-    def _search_schedule(self) -> Schedule:
-        """What the first inner lr is searched on: segments of one kind, so that one lr can be best for them."""
-        return self.schedule.progressive if isinstance(self.schedule, Interleaved) else self.schedule
-
-    def _place(self, segment: Segment) -> Place:
-        progressive = self._search_schedule()
-        if isinstance(progressive, Growing) and segment == progressive.at(self.progress):
-            return Place(progressive=1.0)
-        return Place(along=2 * segment.start / self.problem.experts.snapshots - 1)
-
     def _searched_log_lr(self) -> torch.Tensor:
         experts = self.problem.experts
         # With momentum m an expert moves as if its rate were 1 / (1 − m) as large.
-        guess = experts.lr / (1 - experts.momentum) * self._covered(self.first_segment)
-        drawn = [self._draw("inner lr", index, self._search_schedule()) for index in range(SEARCH_SEGMENTS)]
+        guess = experts.lr / (1 - experts.momentum) * self.segments.first_covered()
+        drawn = [self._draw("inner lr", index, self.segments.searched) for index in range(SEARCH_SEGMENTS)]
         pairs = [(self._vector(expert, segment.start), self._vector(expert, segment.end)) for segment, expert in drawn]
         batches = self._batches(drawn[0][0])
         return torch.tensor(search_inner_lr(self.network, self.learner.synthetic, pairs, batches, guess)).log()
@@ -379,7 +272,8 @@ class Distillation:
     def _batches(self, segment: Segment) -> list[Batch]:
         of_rank = (self.team.rank,) if self.team.rank else ()
         draw, size = self.seeds.stream("inner batches", self.step, *of_rank), self.problem.config.student.batch_size
-        return inner_batches(len(self.learner.synthetic.images), size, self._student_steps(segment), self.ops, draw)
+        steps = self.segments.student_steps(segment)
+        return inner_batches(len(self.learner.synthetic.images), size, steps, self.ops, draw)
 
     def _plan(self, start: torch.Tensor, batches: list[Batch]) -> Plan:
         key = (len(batches), len(batches[0].rows))

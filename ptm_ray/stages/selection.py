@@ -6,17 +6,26 @@ more than chance would have it. On sets of 209 training and 30 validation images
 balanced accuracy on a thousand held-out images over the highest score, on average over 12 runs.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from ptm_ray.config import DistillConfig
 from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.types import Float, Int, Tensor
 from ptm_ray.stages.scoring import Scorer
 
 #: An earlier set stays where it is better by more than this many standard errors of the difference: 2 for some 95 %.
 DOUBT = 2.0
+
+
+#: Share of the work that scoring on the validation split should take.
+VALIDATION_SHARE = 0.2
+#: Passes through the network that an inner step costs, forward and back with second derivatives, where an ordinary
+#: training step costs 3: counted as convolutions.
+PASSES_OF_INNER_STEP = 9
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,21 @@ def standard_error(difference: Float[Tensor, " n"], labels: Int[Tensor, " n"]) -
     classes = recalls(difference.double(), labels)
     parts = [of_class.var() / len(of_class) for of_class in classes if len(of_class) > 1]
     return float(sum(parts, torch.zeros(()).double()).sqrt()) / len(classes)
+
+
+def validate_every(config: DistillConfig, num_images: int, inner_steps: float) -> int:
+    """Outer steps between two scorings: as asked, or such that these take VALIDATION_SHARE of the work.
+
+    `inner_steps`: of an outer step, on average. Counted in images through the network rather than in seconds, so that
+    a run is the same on any machine.
+    """
+    evaluation, student = config.evaluation, config.student
+    if evaluation.validate_every is not None:
+        return evaluation.validate_every
+    batch = min(num_images, evaluation.batch_size)
+    scoring = 3 * evaluation.validation_networks * evaluation.validation_steps * batch
+    matching = PASSES_OF_INNER_STEP * inner_steps * min(num_images, student.batch_size)
+    return max(1, math.ceil((1 - VALIDATION_SHARE) / VALIDATION_SHARE * scoring / matching))
 
 
 class Selection:

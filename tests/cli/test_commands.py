@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import ptm_ray as ptm
+from tests.files import write_dataset
+from tests.processes import environment_without_ray
 from tests.small import small_dataset
 
 COMMAND = Path(sys.executable).with_name("ptm-ray")
@@ -41,21 +42,15 @@ validation_networks = 1
 
 def ptm_ray(*words, cwd, **env):
     """The finished command; Ray is its own unless RAY_ADDRESS is given."""
-    known = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_JOB_ID")}
-    return subprocess.run(
-        [COMMAND, *map(str, words)], cwd=cwd, env={**known, **env}, capture_output=True, text=True, timeout=280
-    )
+    known = {**environment_without_ray(), **env}
+    return subprocess.run([COMMAND, *map(str, words)], cwd=cwd, env=known, capture_output=True, text=True, timeout=280)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """An empty folder but for images of one's own and a settings file."""
     root = tmp_path_factory.mktemp("user")
-    data = small_dataset()
-    parts = {part: getattr(data, part) for part in ("train", "val", "test")}
-    arrays = {f"{part}_images": split.images for part, split in parts.items()}
-    labels = {f"{part}_labels": split.labels for part, split in parts.items()}
-    np.savez(root / "cells.npz", **arrays, **labels, class_names=np.array(data.class_names))
+    write_dataset(root / "cells.npz", small_dataset())
     (root / "quick.toml").write_text(QUICK)
     return root
 

@@ -1,7 +1,6 @@
 """Several machines: hosts in network namespaces where these are allowed, else Ray's own cluster for tests."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import ptm_ray as ptm
 from tests.namespaces import ALONE, namespaces_allowed
 from tests.orchestrate.job_on_hosts import LONG
+from tests.processes import environment_without_ray
 from tests.small import InMemory, small_problem
 from tests.stages.test_team import distillation
 
@@ -20,8 +20,9 @@ HOSTS = Path(__file__).with_name("hosts.py")
 def test_three_hosts_share_the_work_and_the_loss_of_one_changes_nothing(tmp_path):
     allowed = namespaces_allowed()
     words = [*ALONE, sys.executable, HOSTS, "namespaces"] if allowed else [sys.executable, HOSTS, "one-machine"]
-    known = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_JOB_ID")}
-    done = subprocess.run([*words, tmp_path], env=known, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [*words, tmp_path], env=environment_without_ray(), capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     assert len(seen["addresses"]) == (3 if allowed else 1)

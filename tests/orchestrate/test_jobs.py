@@ -1,13 +1,11 @@
 """Submitted jobs, as on a cluster: a script with the Python API, and the command, in the environment given."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -15,6 +13,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ptm_ray.cli import submit as submit_command
 from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.orchestrate.jobs import Cluster
+from tests.files import write_dataset
+from tests.processes import environment_without_ray
 from tests.small import SETTINGS, small_dataset
 
 SCRIPT = """
@@ -55,11 +55,7 @@ def submit(ray_cluster, pytestconfig, wait_until):
 
 
 def test_a_submitted_script_distils_on_the_cluster_it_was_given_to(submit, tmp_path):
-    data = small_dataset()
-    parts = {part: getattr(data, part) for part in ("train", "val", "test")}
-    arrays = {f"{part}_images": split.images for part, split in parts.items()}
-    labels = {f"{part}_labels": split.labels for part, split in parts.items()}
-    np.savez(tmp_path / "small.npz", **arrays, **labels)
+    write_dataset(tmp_path / "small.npz", small_dataset())
     script = tmp_path / "job.py"
     script.write_text(SCRIPT)
     status, log = submit(f"{sys.executable} {script} {tmp_path}/small.npz '{json.dumps(SETTINGS)}' {tmp_path}")
@@ -76,7 +72,7 @@ def test_a_submitted_command_fails_with_its_message(submit):
 
 
 def ptm_submit(ray_cluster, *words, **options):
-    known = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_JOB_ID")}
+    known = environment_without_ray()
     address = f"http://{ray_cluster['webui_url']}"
     command = [Path(sys.executable).with_name("ptm-ray"), "submit", "--address", address, "--python", sys.executable]
     return subprocess.Popen(

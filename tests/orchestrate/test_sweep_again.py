@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
@@ -15,6 +14,8 @@ from pyarrow import fs
 import ptm_ray as ptm
 from ptm_ray.errors import PtmError
 from ptm_ray.store.places import Place
+from tests.files import write_dataset
+from tests.processes import environment_without_ray
 from tests.small import SETTINGS, small_dataset
 
 GRID = {"searcher": "grid", "settings": SETTINGS}
@@ -40,13 +41,10 @@ seed = [0, 1]
 
 
 def test_a_killed_driver_goes_on_with_resume(tmp_path, wait_until):
-    data = small_dataset()
-    parts = {part: getattr(data, part) for part in ("train", "val", "test")}
-    arrays = {f"{part}_{kind}": getattr(split, kind) for part, split in parts.items() for kind in ("images", "labels")}
-    np.savez(tmp_path / "cells.npz", **arrays)
+    write_dataset(tmp_path / "cells.npz", small_dataset())
     (tmp_path / "sweep.toml").write_text(SMALL_TOML)
     command = Path(sys.executable).with_name("ptm-ray")
-    env = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_JOB_ID")}
+    env = environment_without_ray()
     first = subprocess.Popen(
         [command, "sweep", "sweep.toml", "--out", "out", "--experts-dir", "experts"], cwd=tmp_path, env=env
     )

@@ -8,8 +8,9 @@ import torch
 
 from ptm_ray.core.schedule import Segment
 from ptm_ray.errors import DivergedError
-from ptm_ray.stages.distill import PASSES_OF_INNER_STEP, Distillation
+from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.scoring import Evaluator, InlineScorer
+from ptm_ray.stages.selection import PASSES_OF_INNER_STEP
 from ptm_ray.store.checkpoints import RunFolder
 from tests.small import InMemory, small_problem
 
@@ -241,19 +242,19 @@ PACED = {
 
 def test_a_later_segment_has_the_pace_of_what_an_inner_step_of_it_covers(tmp_path):
     run = distillation(small_problem(**PACED), tmp_path / "run")
-    assert run._pace(Segment(0, 4)) == 1
-    assert run._pace(Segment(0, 8)) == 1
-    assert run._pace(Segment(3, 5)) == 0.5
+    assert run.segments.pace(Segment(0, 4)) == 1
+    assert run.segments.pace(Segment(0, 8)) == 1
+    assert run.segments.pace(Segment(3, 5)) == 0.5
     denser_early = {**PACED, "experts": {**PACED["experts"], "spacing": 2.0}}
     run = distillation(small_problem(**denser_early), tmp_path / "denser")
     # Snapshots at 0, 1, 2, 3, 4, 6, 9, 12, 16: 4 steps of the expert in 4 of the student, 5 in 4, 16 in 8.
-    assert [run._pace(Segment(*ends)) for ends in ((0, 4), (4, 6), (0, 8))] == [1, 1.25, 2]
+    assert [run.segments.pace(Segment(*ends)) for ends in ((0, 4), (4, 6), (0, 8))] == [1, 1.25, 2]
 
 
 def test_the_inner_lr_is_learned_by_place_along_the_trajectory_and_apart_for_progressive_segments(tmp_path):
     run = distillation(small_problem(**PACED), tmp_path / "run")
-    assert run._place(Segment(0, 4)) == (0, 1)
-    assert [run._place(Segment(start, start + 2)).along for start in (0, 4, 6)] == [-1, 0, 0.5]
+    assert run.segments.place(Segment(0, 4), run.progress) == (0, 1)
+    assert [run.segments.place(Segment(start, start + 2), run.progress).along for start in (0, 4, 6)] == [-1, 0, 0.5]
     list(run.run())
     assert {(row.start, row.end) == (0, 4) for row in run.rows} == {True, False}
     assert all(float(tilt) for tilt in run.learner.tilts)
@@ -267,7 +268,7 @@ def test_random_segments_on_even_snapshots_have_one_pace(tmp_path):
     run = distillation(small_problem(schedule={"kind": "random"}), tmp_path / "run")
     last = run.problem.config.experts.snapshots
     length = run.problem.config.schedule.length
-    assert {run._pace(Segment(start, start + length)) for start in range(last - length + 1)} == {1.0}
+    assert {run.segments.pace(Segment(start, start + length)) for start in range(last - length + 1)} == {1.0}
 
 
 def test_the_first_inner_lr_is_searched_around_the_experts_way_spread_over_the_students_steps(tmp_path):
@@ -299,8 +300,8 @@ def test_progressive_segments_begin_where_experts_know_what_the_initial_set_teac
     found = {}
     for score in (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         run = distillation(problem, tmp_path / f"{score}", ScriptedScorer(score), trajectories)
-        found[score] = run.start
-        assert run.start == next((k - 1 for k in range(1, 7) if not surely_less(k, score)), 6)
+        found[score] = run.segments.start
+        assert run.segments.start == next((k - 1 for k in range(1, 7) if not surely_less(k, score)), 6)
     assert (found[0.0], found[1.0]) == (0, 6)
     assert len(set(found.values())) > 2
     first = next(distillation(problem, tmp_path / "0.6", ScriptedScorer(0.6), trajectories).run())

@@ -1,0 +1,80 @@
+"""The segments that a run matches, and what the student does in each: how many steps, how large, in which place."""
+
+import math
+
+import torch
+
+from ptm_ray.config import DistillConfig
+from ptm_ray.core.distill import Place
+from ptm_ray.core.schedule import (
+    ByCount,
+    ByProgress,
+    Growing,
+    Interleaved,
+    Progress,
+    RandomSegments,
+    Schedule,
+    Segment,
+    student_steps,
+)
+from ptm_ray.stages.problem import Problem
+
+
+def make_schedule(config: DistillConfig, start: int) -> Schedule:
+    """The schedule that the settings describe; progressive segments begin at `start`."""
+    settings = config.schedule
+    start_max = config.experts.snapshots - settings.length if settings.start_max is None else settings.start_max
+    if settings.kind == "random":
+        return RandomSegments(start_max, settings.length, settings.start_min or 0)
+    end_min = settings.end_min or max(start + 1, math.ceil((start + config.end_max) / 2))
+    progressive: Growing
+    if settings.kind == "count":
+        progressive = ByCount(end_min, config.end_max, settings.growth, settings.shape, start=start)
+    else:
+        progressive = ByProgress(end_min, config.end_max, settings.threshold, settings.patience, start=start)
+    share = config.later_share(start)
+    if share == 0:
+        return progressive
+    start_min = max(1, start) if settings.start_min is None else settings.start_min
+    return Interleaved(progressive, RandomSegments(start_max, settings.length, min(start_min, start_max)), share)
+
+
+class Segments:
+    """A run's schedule, and all that follows from it, once it is known where progressive segments begin.
+
+    `searched` is the part of the schedule that the first inner lr is searched on: segments of one kind, so that one lr
+    can be best for them. `draw` decides which of them is the first.
+    """
+
+    def __init__(self, problem: Problem, start: int, draw: torch.Generator) -> None:
+        self._config, self._expert_steps = problem.config, problem.snapshot_steps()
+        self.start = start
+        self.schedule = make_schedule(problem.config, start)
+        self.searched = self.schedule.progressive if isinstance(self.schedule, Interleaved) else self.schedule
+        self._first = self.searched.segment(self.schedule.begin(), draw)
+
+    def student_steps(self, segment: Segment) -> int:
+        """Inner steps in a segment."""
+        student = self._config.student
+        return student_steps(segment, student.steps_per_snapshot, student.steps_min, self._config.student_steps_max)
+
+    def mean_student_steps(self) -> float:
+        """Inner steps of an outer step, over the segments that the schedule draws."""
+        return sum(share * self.student_steps(segment) for share, segment in self.schedule.typical())
+
+    def first_covered(self) -> float:
+        """Steps of the expert that an inner step of the first segment has to cover."""
+        return self._covered(self._first)
+
+    def pace(self, segment: Segment) -> float:
+        """What an inner step of this segment covers, over the same of the first: one α then serves all segments."""
+        return self._covered(segment) / self.first_covered()
+
+    def place(self, segment: Segment, progress: Progress) -> Place:
+        """What α is learned by."""
+        if isinstance(self.searched, Growing) and segment == self.searched.at(progress):
+            return Place(progressive=1.0)
+        return Place(along=2 * segment.start / self._config.experts.snapshots - 1)
+
+    def _covered(self, segment: Segment) -> float:
+        return (self._expert_steps[segment.end] - self._expert_steps[segment.start]) / self.student_steps(segment)
