@@ -1,7 +1,8 @@
 """The synthetic set while it is being learned: images, labels, inner lr, and how it starts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -12,15 +13,47 @@ from ptm_ray.core.unroll import Batch
 from ptm_ray.errors import NotEnoughImages
 
 
+class Position(NamedTuple):
+    """What the inner lr of a segment depends on: `along`, where a random one begins, from −1 to 1 over the trajectory;
+    `progressive`, 1 for progressive ones."""
+
+    along: float = 0.0
+    progressive: float = 0.0
+
+
+ANYWHERE = Position()
+
+
+def _level() -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    return torch.tensor(0.0), torch.tensor(0.0)
+
+
 @dataclass
 class Synthetic:
-    """Learned tensors, in normalised pixel units. `label_logits` is None where labels are hard."""
+    """Learned tensors, in normalised pixel units. `label_logits` is None where labels are hard.
+
+    `tilts`: log α of a segment is `log_lr` and their product with its `Position`.
+    """
 
     images: Float[Tensor, "n channels height width"]
     classes: Int[Tensor, " n"]
     log_lr: Float[Tensor, ""]
     num_classes: int
     label_logits: Float[Tensor, "n classes"] | None = None
+    tilts: tuple[Float[Tensor, ""], Float[Tensor, ""]] = field(default_factory=_level)
+
+    def log_lr_at(self, position: Position) -> Float[Tensor, ""]:
+        """log α of a segment there."""
+        return self.log_lr + sum(tilt * part for tilt, part in zip(self.tilts, position, strict=True))
+
+    def inner_lrs(self) -> dict[str, float]:
+        """α of progressive segments, and of random ones that begin at the trajectory's first or last snapshot."""
+        positions = {
+            "progressive": Position(progressive=1.0),
+            "random_first": Position(along=-1.0),
+            "random_last": Position(along=1.0),
+        }
+        return {name: float(self.log_lr_at(position).exp()) for name, position in positions.items()}
 
     def labels(self) -> Float[Tensor, "n classes"]:
         """Label probabilities: one-hot, or the softmax of the learned logits."""

@@ -79,7 +79,7 @@ class Worker:
             "classes": kept.classes.numpy(),
             "labels": kept.labels().numpy(),
             "soft": kept.label_logits is not None,
-            "inner_lr": float(kept.log_lr.exp()),
+            "inner_lr": kept.inner_lrs(),
             "rows": run.rows,
             "cycles": run.cycles,
             "scores": run.selection.scores,

@@ -35,6 +35,7 @@ def card(made: SyntheticSet, scores: dict[str, Any]) -> str:
     evaluation = recipe["config"]["evaluation"]
     zca = " and ZCA-whitened" if recipe["normalisation"]["zca"] else ""
     notes = "".join(f"- {note}\n" for note in data["notes"])
+    inner_lr = ", ".join(f"{where.replace('_', ' ')} {lr:.4g}" for where, lr in recipe["inner_lr"].items())
     ten_lines = TEN_LINES.format(classes=len(data["class_names"]), lr=evaluation["lr"], steps=evaluation["steps"])
     return f"""# {data["name"]}, distilled to {recipe["ipc"]} images per class
 
@@ -67,7 +68,7 @@ Recall per class:
 
 `synthetic.parquet` holds the images as learned (`pixels`: normalised float32{zca}, shape {recipe["shape"]}) and as
 pictures; `synthetic.npz` holds the pictures in MedMNIST's layout. `recipe.json` has everything else: mean and standard
-deviation, augmentation ({", ".join(recipe["augmentation"]) or "none"}), learned inner lr ({recipe["inner_lr"]:.4g}).
+deviation, augmentation ({", ".join(recipe["augmentation"]) or "none"}), learned inner lr ({inner_lr}).
 
 {ten_lines}
 """

@@ -196,7 +196,7 @@ class Distillation:
             end,
             batches,
             pace=self.segments.pace(segment),
-            place=self.segments.place(segment, self.progress),
+            position=self.segments.position(segment, self.progress),
             plan=self._plan(start, batches),
             separation=None if self.mitigation is None else self.mitigation.separation(),
             moving=None if self.mitigation is None else self.mitigation.moving,

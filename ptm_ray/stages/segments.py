@@ -5,7 +5,6 @@ import math
 import torch
 
 from ptm_ray.config import DistillConfig
-from ptm_ray.core.distill import Place
 from ptm_ray.core.schedule import (
     ByCount,
     ByProgress,
@@ -17,6 +16,7 @@ from ptm_ray.core.schedule import (
     Segment,
     student_steps,
 )
+from ptm_ray.core.synthetic import Position
 from ptm_ray.stages.problem import Problem
 
 
@@ -70,11 +70,11 @@ class Segments:
         """What an inner step of this segment covers, over the same of the first: one α then serves all segments."""
         return self._covered(segment) / self.first_covered()
 
-    def place(self, segment: Segment, progress: Progress) -> Place:
+    def position(self, segment: Segment, progress: Progress) -> Position:
         """What α is learned by."""
         if isinstance(self.searched, Growing) and segment == self.searched.at(progress):
-            return Place(progressive=1.0)
-        return Place(along=2 * segment.start / self._config.experts.snapshots - 1)
+            return Position(progressive=1.0)
+        return Position(along=2 * segment.start / self._config.experts.snapshots - 1)
 
     def _covered(self, segment: Segment) -> float:
         return (self._expert_steps[segment.end] - self._expert_steps[segment.start]) / self.student_steps(segment)

@@ -100,6 +100,7 @@ class Selection:
             "images": candidate.images,
             "log_lr": candidate.log_lr,
             "label_logits": candidate.label_logits,
+            "tilts": candidate.tilts,
         }
         self._waiting[tag] = (outer_step, learned)
         self._scorer.submit(tag, candidate)

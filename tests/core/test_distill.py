@@ -13,14 +13,13 @@ from ptm_ray.core.distill import (
     SEARCH_TOLERANCE,
     Learner,
     OuterRates,
-    Place,
     Separation,
     outer_step,
     search_inner_lr,
 )
 from ptm_ray.core.overlap import references, separation_gradient, split
 from ptm_ray.core.seeds import Seeds
-from ptm_ray.core.synthetic import from_noise, inner_batches
+from ptm_ray.core.synthetic import Position, from_noise, inner_batches
 from ptm_ray.core.unroll import matching_gradients
 
 RATES = OuterRates("adam", 0.1, 0.02, 0.01, 0.0, 5.0)
@@ -82,29 +81,29 @@ def loss_at(case, log_lr):
     return float(found.loss)
 
 
-def test_the_inner_lr_of_a_place_learns_by_the_derivative_of_the_loss_there(case):
+def test_the_inner_lr_of_a_position_learns_by_the_derivative_of_the_loss_there(case):
     network, synthetic, start, target, batches = case
-    rate, place, tilt, base = 0.5, Place(0.6, -0.3), torch.tensor([0.4, -0.2]), float(synthetic.log_lr)
+    rate, position, tilt, base = 0.5, Position(0.6, -0.3), torch.tensor([0.4, -0.2]), float(synthetic.log_lr)
     here = base + 0.4 * 0.6 + 0.2 * 0.3
     slope = (loss_at(case, here + 1e-2) - loss_at(case, here - 1e-2)) / 2e-2
     expected = loss_at(case, here)
     learner = Learner(synthetic, dataclasses.replace(RATES, optimiser="sgd", inner_lr=rate, by_segment=True))
-    for known, value in zip(learner.tilts, tilt, strict=True):
+    for known, value in zip(synthetic.tilts, tilt, strict=True):
         known.copy_(value)
-    metrics = outer_step(network, learner, start, 3 * target - 2 * start, batches, place=place)
+    metrics = outer_step(network, learner, start, 3 * target - 2 * start, batches, position=position)
     assert metrics.loss == pytest.approx(expected, rel=1e-6)
     assert metrics.inner_lr == pytest.approx(math.exp(here))
     assert float(synthetic.log_lr) - base == pytest.approx(-rate * slope, rel=1e-2)
-    moved = torch.stack(learner.tilts) - tilt
-    torch.testing.assert_close(moved, -rate * slope * torch.tensor(place), rtol=1e-2, atol=1e-6)
+    moved = torch.stack(synthetic.tilts) - tilt
+    torch.testing.assert_close(moved, -rate * slope * torch.tensor(position), rtol=1e-2, atol=1e-6)
 
 
-def test_without_it_one_inner_lr_serves_every_place(case):
+def test_without_it_one_inner_lr_serves_every_position(case):
     network, synthetic, start, target, batches = case
     learner = Learner(synthetic, RATES)
-    outer_step(network, learner, start, 3 * target - 2 * start, batches, place=Place(1.0, 0.5))
-    assert learner.tilts == [0.0, 0.0]
-    assert float(learner.log_lr(Place(1.0, 0.5))) == float(synthetic.log_lr)
+    outer_step(network, learner, start, 3 * target - 2 * start, batches, position=Position(1.0, 0.5))
+    assert synthetic.tilts == (0.0, 0.0)
+    assert float(synthetic.log_lr_at(Position(1.0, 0.5))) == float(synthetic.log_lr)
 
 
 def test_where_images_don_t_help_the_student_still_moves_a_little(case):

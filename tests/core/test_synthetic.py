@@ -1,5 +1,6 @@
 """The set starts from the images it should, and students see all of it evenly."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptm_ray.core.augment import OPS
-from ptm_ray.core.synthetic import balanced_rows, class_rows, from_noise, from_real, inner_batches
+from ptm_ray.core.synthetic import Position, balanced_rows, class_rows, from_noise, from_real, inner_batches
 from ptm_ray.errors import NotEnoughImages
 
 NAMES = ("neutrophil", "basophil", "monocyte")
@@ -33,6 +34,16 @@ def test_real_initialisation_takes_distinct_images_of_each_class_in_order():
     assert torch.equal(labels[rows], made.classes)
     assert len(set(rows.tolist())) == 12
     torch.testing.assert_close(made.log_lr.exp(), torch.tensor(0.05))
+
+
+def test_the_inner_lrs_that_are_handed_on_are_those_of_the_trajectorys_ends_and_of_progressive_segments():
+    images, labels = real()
+    made = from_real(images, labels, balanced_rows(labels, 1, NAMES, generator()), 3, 0.05)
+    for tilt, value in zip(made.tilts, (0.5, -0.25), strict=True):
+        tilt.fill_(value)
+    expected = {"progressive": -0.25, "random_first": -0.5, "random_last": 0.5}
+    assert made.inner_lrs() == pytest.approx({name: 0.05 * math.exp(value) for name, value in expected.items()})
+    assert float(made.log_lr_at(Position(along=0.4)).exp()) == pytest.approx(0.05 * math.exp(0.2))
 
 
 def test_learning_the_set_leaves_the_real_images_alone():

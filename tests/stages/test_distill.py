@@ -251,17 +251,18 @@ def test_a_later_segment_has_the_pace_of_what_an_inner_step_of_it_covers(tmp_pat
     assert [run.segments.pace(Segment(*ends)) for ends in ((0, 4), (4, 6), (0, 8))] == [1, 1.25, 2]
 
 
-def test_the_inner_lr_is_learned_by_place_along_the_trajectory_and_apart_for_progressive_segments(tmp_path):
+def test_the_inner_lr_is_learned_by_position_along_the_trajectory_and_apart_for_progressive_segments(tmp_path):
     run = distillation(small_problem(**PACED), tmp_path / "run")
-    assert run.segments.place(Segment(0, 4), run.progress) == (0, 1)
-    assert [run.segments.place(Segment(start, start + 2), run.progress).along for start in (0, 4, 6)] == [-1, 0, 0.5]
+    assert run.segments.position(Segment(0, 4), run.progress) == (0, 1)
+    assert [run.segments.position(Segment(start, start + 2), run.progress).along for start in (0, 4, 6)] == [-1, 0, 0.5]
     list(run.run())
     assert {(row.start, row.end) == (0, 4) for row in run.rows} == {True, False}
-    assert all(float(tilt) for tilt in run.learner.tilts)
+    assert all(float(tilt) for tilt in run.learner.synthetic.tilts)
+    assert [len(set(one.inner_lrs().values())) for one in (run.learner.synthetic, run.result())] == [3, 3]
     student = {**PACED["student"], "inner_lr_by_segment": False}
     one = distillation(small_problem(**{**PACED, "student": student}), tmp_path / "one")
     list(one.run())
-    assert [float(tilt) for tilt in one.learner.tilts] == [0, 0]
+    assert len(set(one.result().inner_lrs().values())) == 1
 
 
 def test_random_segments_on_even_snapshots_have_one_pace(tmp_path):

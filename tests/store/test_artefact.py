@@ -25,7 +25,7 @@ def made(channels=3, soft=False, zca=None):
         "shape": [channels, 12, 12],
         "soft_labels": soft,
         "dataset": {"class_names": NAMES},
-        "inner_lr": 0.02,
+        "inner_lr": {"progressive": 0.02, "random_first": 0.01, "random_last": 0.03},
         "normalisation": {"mean": [0.5] * channels, "std": [0.25] * channels, "zca": zca is not None},
     }
     soft_labels = weights / weights.sum(1, keepdims=True) if soft else None
@@ -91,7 +91,7 @@ def test_a_missing_or_damaged_file_is_named(tmp_path, name):
 
 def test_the_recipe_is_plain_json(tmp_path):
     made().save(tmp_path)
-    assert json.loads((tmp_path / "recipe.json").read_text())["inner_lr"] == 0.02
+    assert json.loads((tmp_path / "recipe.json").read_text())["inner_lr"]["progressive"] == 0.02
 
 
 @pytest.mark.parametrize("channels", [1, 3])
