@@ -21,6 +21,8 @@ FILE (TOML) says what to search; tune_configs holds ready ones:
   trials = 16
   scheduler = "asha"                 # none, asha, pbt
   budget_minutes = 1                 # of each trial
+  metric = "balanced_accuracy"       # accuracy, worst_recall: on the validation split
+  stop_at = 0.95                     # a trial that scores this much ends
 
   [settings]                         # of all trials, as in a settings file
   data = "pneumoniamnist"
@@ -74,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
             watcher=bars,
         )
     best = ", ".join(f"{name} {value}" for name, value in result.config.items())
-    print(f"best     {100 * result.score:.1f} % balanced accuracy on validation: {best}")
+    print(f"best     {100 * result.score:.1f} % {result.metric.replace('_', ' ')} on validation: {best}")
     failed = f", {result.failed} of them failed" if result.failed else ""
     print(f"trials   {result.trials}{failed}: {str(result.table).removesuffix('parquet')}md\nset      {result.set}")
     if asked.json:

@@ -21,6 +21,12 @@ FIXED_FROM_THE_START = (
     *("ipc", "method", "seed", "schedule.start", "student.inner_lr", "student.inner_lr_by_segment"),
     *("overlap.enabled", "images.init", "images.optimiser", "images.soft_labels", "images.ema"),
 )
+#: What no two trials differ in, and why.
+SHARED = {
+    "data": "a sweep has one dataset; give it among the settings",
+    "size": "a sweep has one dataset; give it among the settings",
+    "matchers": "a trial matches alone; take it out of the space",
+}
 #: Values listed, or a range.
 Choices = tuple[Any, ...]
 
@@ -69,6 +75,11 @@ class SweepConfig(Settings):
     a better one, with its settings perturbed."""
     grace: Positive = 50
     """asha: outer steps before a trial may be stopped. pbt: outer steps between two exchanges."""
+    metric: Literal["balanced_accuracy", "accuracy", "worst_recall"] = "balanced_accuracy"
+    """What trials are compared by, on the validation split: the classes' mean recall, the share of all images, or the
+    recall of the class that is recognised worst. (Which outer step's set a trial keeps, balanced accuracy decides.)"""
+    stop_at: float | None = Field(default=None, gt=0, le=1)
+    """A trial that has reached this score ends; by default none does."""
     budget_minutes: Rate | None = None
     """Wall time of each trial's distillation; by default until all outer steps are done."""
     cpus_per_trial: Rate = 1.0
@@ -105,10 +116,8 @@ class SweepConfig(Settings):
         if self.searcher == "grid" and ranges:
             raise ValueError(f"a grid needs values: {ranges[0]} is a range; list its values, or search at random")
         for name in self.space:
-            if name == "matchers":
-                raise ValueError("matchers can't be swept: a trial matches alone; take it out of the space")
-            if name in ("data", "size"):
-                raise ValueError(f"{name} can't be swept: a sweep has one dataset; give it among the settings")
+            if name in SHARED:
+                raise ValueError(f"{name} can't be swept: {SHARED[name]}")
             if self.scheduler == "pbt" and _below(name, FIXED_FROM_THE_START):
                 raise ValueError(f"pbt can't change {name} in mid-run; take it out of the space, or use asha")
         for name in ranges:

@@ -38,8 +38,8 @@ from ptm_ray.stages.scoring import Evaluator
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place
 
-#: What trials report and are compared by: balanced accuracy on validation images of the set that would be kept.
-METRIC = "validation_balanced_accuracy"
+#: What trials report of the set that would be kept, on validation images.
+MEASURES = ("validation_balanced_accuracy", "validation_accuracy", "validation_worst_recall")
 #: Trials are compared at equal numbers of these.
 TIME = "outer_step"
 #: Seconds that evaluators may take to start.
@@ -48,9 +48,10 @@ START_LIMIT_S = 120.0
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The best trial's settings, score and set; how many trials there were; the table of all."""
+    """The best trial's settings, score by `metric` and set; how many trials there were; the table of all."""
 
     config: dict[str, Any]
+    metric: str
     score: float
     set: Path | str
     trials: int
@@ -121,15 +122,26 @@ def sweep(
             for evaluator in evaluators:
                 ray.kill(evaluator)
         rows = [_row(asked, result) for result in found]
-        out.push(*write_sweep(out.local, rows, list(asked.space), METRIC))
-        finished = [pair for pair in zip(rows, found, strict=True) if pair[0][METRIC] is not None]
+        metric = reported(asked)
+        out.push(*write_sweep(out.local, rows, list(asked.space), metric))
+        finished = [pair for pair in zip(rows, found, strict=True) if pair[0][metric] is not None]
         if not finished:
             raise WorkerFailed(f"no trial of {len(rows)} came to a score; the first one failed with {rows[0]['error']}")
-        best, result = max(finished, key=lambda pair: pair[0][METRIC])
+        best, result = max(finished, key=lambda pair: pair[0][metric])
         chosen = {name: best[name] for name in asked.space}
         made = _export(asked.config(chosen), dataset, result.checkpoint, out / "best", experts_root, workers, watcher)
     failed = sum(row["error"] is not None for row in rows)
-    return SweepResult(chosen, best[METRIC], made, len(rows), failed, (out / "trials.parquet").shown)
+    return SweepResult(chosen, asked.metric, best[metric], made, len(rows), failed, (out / "trials.parquet").shown)
+
+
+def reported(asked: SweepConfig) -> str:
+    """The name under which trials report what they are compared by."""
+    return f"validation_{asked.metric}"
+
+
+def _enough(name: str, stop_at: float, trial_id: str, result: dict[str, Any]) -> bool:
+    score = result.get(name)
+    return score is not None and score >= stop_at
 
 
 def _require_resources(asked: SweepConfig) -> None:
@@ -199,10 +211,10 @@ def trial(
 
 
 def _report(run: Distillation, row: Row | None, folder: RunFolder) -> None:
-    kept = run.selection.kept
+    kept, scores = run.selection.kept, run.selection.measures()
     now = {} if row is None else {"loss": row.loss, "end": row.end, "inner_lr": row.inner_lr}
     measured = {
-        METRIC: None if kept is None else kept.score,
+        **{name: scores.get(name.removeprefix("validation_")) for name in MEASURES},
         TIME: run.step,
         "kept_outer_step": 0 if kept is None else kept.outer_step,
         "overlap": next((r.overlap for r in reversed(run.rows) if r.overlap is not None), None),
@@ -267,7 +279,7 @@ def _trials(
             trainable,
             param_space={name: domain(dimension, asked.searcher) for name, dimension in asked.space.items()},
             tune_config=tune.TuneConfig(
-                metric=METRIC,
+                metric=reported(asked),
                 mode="max",
                 num_samples=asked.trials,
                 search_alg=_searcher(asked),
@@ -282,7 +294,8 @@ def _trials(
                 storage_path=storage,
                 storage_filesystem=filesystem,
                 verbose=0,
-                callbacks=[Told(asked.number_of_trials())],
+                callbacks=[Told(asked.number_of_trials(), reported(asked))],
+                stop=None if asked.stop_at is None else partial(_enough, reported(asked), asked.stop_at),
                 failure_config=tune.FailureConfig(max_failures=asked.max_failures),
                 # A population's trials copy each other's, which must not be deleted in between.
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=None if asked.scheduler == "pbt" else 1),
@@ -347,8 +360,8 @@ class Told(tune.Callback):  # type: ignore[misc]
 
     watcher: Watcher = Nobody()
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self, total: int, metric: str) -> None:
+        self._total, self._metric = total, metric
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **_: Any
@@ -363,7 +376,7 @@ class Told(tune.Callback):  # type: ignore[misc]
 
     def _show(self, trials: list[Any]) -> None:
         done = sum(trial.is_finished() for trial in trials)
-        scores = [score for trial in trials if (score := trial.last_result.get(METRIC)) is not None]
+        scores = [score for trial in trials if (score := trial.last_result.get(self._metric)) is not None]
         best = f", best {100 * max(scores):.1f} %" if scores else ""
         self.watcher.update("trials", done, self._total, f"{done} of {self._total} finished{best}")
 
@@ -372,6 +385,6 @@ def _row(asked: SweepConfig, result: Any) -> dict[str, Any]:
     """A trial in the table: its settings as they were used, what it reported last, what ended it."""
     measured = result.metrics or {}
     used = {name: asked.value(name, value) for name, value in result.config.items() if name in asked.space}
-    names = (METRIC, TIME, "kept_outer_step", "loss", "overlap", "cycles_kept", "distillation_s")
+    names = (*MEASURES, TIME, "kept_outer_step", "loss", "overlap", "cycles_kept", "distillation_s")
     error = None if result.error is None else " ".join(str(result.error).split())[-300:]
     return {"trial": measured.get("trial_id"), **used, **{name: measured.get(name) for name in names}, "error": error}

@@ -57,11 +57,15 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
 def markdown(rows: Rows, settings: Sequence[str], metric: str, shares: dict[str, float]) -> str:
     """The trials, best first, and the share of the scores' variance that goes with each setting."""
     order = sorted(rows, key=lambda row: -np.inf if row[metric] is None else row[metric], reverse=True)
     lines = [
-        "| " + " | ".join([*settings, "validation, percent", "outer steps", "seconds"]) + " |",
+        "| " + " | ".join([*settings, f"{_words(metric)}, percent", "outer steps", "seconds"]) + " |",
         "|" + "---|" * (len(settings) + 3),
     ]
     for row in order:
@@ -136,11 +140,11 @@ def parallel(rows: Rows, settings: Sequence[str], metric: str, path: Path) -> No
         for y, words in marks:
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1}
             axis.text(at + 0.03, y, words, fontsize=8, va="center", bbox=box)
-    axis.set_xticks(range(len(columns)), [*settings, "validation\nbalanced accuracy, %"], fontsize=8)
+    axis.set_xticks(range(len(columns)), [*settings, f"{_words(metric)},\npercent"], fontsize=8)
     axis.set_yticks([])
     axis.set_xlim(-0.1, len(columns) - 1 + 0.35)
     axis.spines[:].set_visible(False)
-    figure.colorbar(colour, ax=axis, label="validation balanced accuracy, %", pad=0.02)
+    figure.colorbar(colour, ax=axis, label=f"{_words(metric)}, percent", pad=0.02)
     figure.tight_layout()
     FigureCanvasAgg(figure).print_png(str(path))
 
@@ -173,7 +177,7 @@ def over_weight(rows: Rows, metric: str, path: Path) -> None:
     if positive:
         axis.set_xscale("symlog", linthresh=min(positive))
     axis.set_xlabel("MMD weight (0 = no mitigation)")
-    axis.set_ylabel("validation\nbalanced accuracy, %")
+    axis.set_ylabel(f"{_words(metric)},\npercent")
     if any(SCHEDULE in row for row in rows):
         axis.legend(title="schedule", fontsize=8, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)

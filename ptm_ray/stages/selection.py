@@ -45,7 +45,17 @@ def recalls(hits: Float[Tensor, " n"], labels: Int[Tensor, " n"]) -> list[Float[
 
 def balanced_accuracy(hits: Float[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
     """Mean over classes of the mean hit."""
-    return float(torch.stack([of_class.mean() for of_class in recalls(hits.double(), labels)]).mean())
+    return measures(hits, labels)["balanced_accuracy"]
+
+
+def measures(hits: Float[Tensor, " n"], labels: Int[Tensor, " n"]) -> dict[str, float]:
+    """Everything that sets can be compared by, from 0 to 1."""
+    by_class = torch.stack([of_class.mean() for of_class in recalls(hits.double(), labels)])
+    return {
+        "balanced_accuracy": float(by_class.mean()),
+        "accuracy": float(hits.double().mean()),
+        "worst_recall": float(by_class.min()),
+    }
 
 
 def standard_error(difference: Float[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
@@ -90,6 +100,10 @@ class Selection:
         self._best: Candidate | None = None
         self.kept: Candidate | None = None
         self.scores: list[tuple[int, float]] = []
+
+    def measures(self) -> dict[str, float]:
+        """What sets can be compared by, of the one that is kept; nothing before the first came back."""
+        return {} if self.kept is None else measures(self.kept.hits, self._labels)
 
     def submit(self, outer_step: int, candidate: Synthetic) -> None:
         """Hands a candidate over."""

@@ -67,6 +67,8 @@ def test_bare_and_quoted_names_of_settings_mean_the_same(tmp_path):
         ({"searcher": "optun", "space": {"ipc": [1]}}, ["unknown searcher 'optun'", "did you mean 'optuna'"]),
         ({"settings": {"ipc": 0}, "space": {"seed": [1]}}, ["ipc must be 1 or more, got 0"]),
         ({"cpus_per_trial": 0, "space": {"seed": [1]}}, ["cpus_per_trial", "got 0"]),
+        ({"metric": "acuracy", "space": {"seed": [1]}}, ["unknown metric 'acuracy'", "did you mean 'accuracy'"]),
+        ({"stop_at": 90, "space": {"seed": [1]}}, ["stop_at", "got 90"]),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(asked, words):

@@ -12,13 +12,12 @@ import ray
 import ptm_ray as ptm
 from ptm_ray.config.base import merge
 from ptm_ray.errors import ConfigError, StoreError
-from ptm_ray.orchestrate import sweep as on_tune
 from tests.processes import workers_named
 from tests.small import SETTINGS, small_dataset
 
 QUICK = merge(SETTINGS, {"overlap": {"look_every": 3, "separate_steps": 1, "retrain_steps": 1, "threshold": 5.0}})
 GRID = {"searcher": "grid", "settings": QUICK, "space": {"schedule.kind": ["count", "random"], "seed": [0, 1]}}
-METRIC = on_tune.METRIC
+METRIC = "validation_balanced_accuracy"
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +188,15 @@ def test_optuna_and_asha_find_their_way_to_a_best_set(made, tmp_path):
     assert 0.5 <= result.config["overlap.weight"] <= 8
     assert (tmp_path / "out" / "weight.png").is_file()
     assert ptm.SyntheticSet.load(result.set).images.shape == (6, 3, 16, 16)
+
+
+def test_trials_are_compared_by_the_metric_asked_for_and_end_once_they_reach_the_score(made, tmp_path):
+    asked = {**GRID, "metric": "accuracy", "stop_at": 0.01, "space": {"seed": [0, 1]}}
+    result = ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+    rows = table(tmp_path / "out")
+    assert all(row["outer_step"] < SETTINGS["outer_steps"] for row in rows)
+    assert result.score == max(row["validation_accuracy"] for row in rows)
+    assert "validation accuracy, percent" in (tmp_path / "out" / "trials.md").read_text()
 
 
 def test_a_trial_that_fails_is_in_the_table_and_the_others_go_on(made, tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.evaluation.metrics import hits, score
-from ptm_ray.stages.selection import Selection, balanced_accuracy, standard_error
+from ptm_ray.stages.selection import Selection, balanced_accuracy, measures, standard_error
 
 LABELS = torch.tensor([0] * 40 + [1] * 10)
 
@@ -53,6 +53,11 @@ def test_the_balanced_accuracy_is_that_of_the_metrics():
     probabilities = torch.rand(50, 2, generator=torch.Generator().manual_seed(0)).softmax(1)
     wanted = score(probabilities, LABELS)["balanced_accuracy"]
     assert balanced_accuracy(hits(probabilities, LABELS), LABELS) == pytest.approx(wanted)
+
+
+def test_sets_are_compared_by_accuracy_balanced_or_not_and_by_the_class_that_is_known_worst():
+    found = measures(right(30, 2), LABELS)
+    assert found == {"balanced_accuracy": pytest.approx(0.475), "accuracy": 0.64, "worst_recall": pytest.approx(0.2)}
 
 
 def test_the_hits_of_a_network_that_diverged_score_as_the_metrics_say():
