@@ -8,7 +8,8 @@ holds. Evaluators: trials of a sweep hand over a candidate every few outer steps
 `RemoteScorer.QUEUE_LENGTH` of them; simulated, event by event.
 
 Checked: experts per hour with one and two workers, and the evaluators' queue with trials and evaluators that sleep for
-as long as real ones work, so that two cores are enough for many. A worker here is a CPU core; a GPU is a faster one.
+as long as real ones work, so that two cores are enough for many. A worker here is a CPU core. A GPU is one that trains,
+matches and scores so many times faster (`--faster`, an assumption); the driver and the network stay what they are.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -231,12 +232,34 @@ def table(constants: Constants) -> list[dict[str, Any]]:
     return rows
 
 
+def faster(constants: Constants, factor: float) -> Constants:
+    """Workers that compute so many times faster."""
+    return replace(
+        constants,
+        expert_s=constants.expert_s / factor,
+        step_s=constants.step_s / factor,
+        validation_s=constants.validation_s / factor,
+    )
+
+
+def limits(constants: Constants) -> dict[str, float]:
+    """Where each part is busy all the time."""
+    return {
+        "workers_that_keep_the_driver_busy": constants.expert_s / (constants.snapshots * constants.driver_s),
+        "trials_that_keep_an_evaluator_busy": constants.every * constants.step_s / constants.validation_s,
+    }
+
+
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faster", type=float, default=30.0, help="how many times faster than a core a GPU is")
+    asked = parser.parse_args()
     with connected(2), tempfile.TemporaryDirectory() as scratch:
         constants, checks = measure(Path(scratch))
-    print(json.dumps({"constants": asdict(constants), "checks": checks, "table": table(constants)}, indent=1))
+    found: dict[str, Any] = {"constants": asdict(constants), "checks": checks}
+    for name, kind in (("cores", constants), (f"{asked.faster:g} times faster", faster(constants, asked.faster))):
+        found[name] = {"limits": limits(kind), "table": table(kind)}
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
