@@ -13,11 +13,15 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from ptm_ray.evaluation.protocol import summarise
+from ptm_ray.report.tables import cell
 from ptm_ray.store import atomic
 
 Rows = Sequence[dict[str, Any]]
 #: The weight whose effect is drawn for each schedule where both were swept.
 WEIGHT, SCHEDULE = "overlap.weight", "schedule.kind"
+#: Trials that differ in nothing else are repetitions.
+SEED = "seed"
 #: Values of a range are compared in so many groups of equal size.
 GROUPS = 4
 
@@ -76,7 +80,42 @@ def markdown(rows: Rows, settings: Sequence[str], metric: str, shares: dict[str,
     if shares:
         told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
         lines += ["", f"Share of the scores' variance that goes with each setting alone: {told}."]
+    if SEED in settings and len(settings) > 1:
+        lines += ["", *over_seeds(rows, settings, metric)]
     return "\n".join(lines) + "\n"
+
+
+def over_seeds(rows: Rows, settings: Sequence[str], metric: str) -> list[str]:
+    """A Markdown table of every combination of the settings but the seed, the best first.
+
+    Mean and standard deviation of its seeds' scores and, where the MMD weight was swept from 0 on, the mean difference
+    to weight 0 of the same seeds with its 95 % interval.
+    """
+    others = [name for name in settings if name != SEED]
+    scores: dict[tuple[Any, ...], dict[Any, float]] = {}
+    for row in rows:
+        if row[metric] is not None:
+            scores.setdefault(tuple(row[name] for name in others), {})[row[SEED]] = row[metric]
+    head = [*others, f"{_words(metric)}, percent", "seeds"]
+    against_none = WEIGHT in others and any(row[WEIGHT] == 0 for row in rows)
+    lines = [f"| {' | '.join(head + ['against weight 0'] * against_none)} |", "|" + "---|" * (len(head) + against_none)]
+    means = {values: summarise([{metric: score} for score in own.values()])[metric] for values, own in scores.items()}
+    for values in sorted(means, key=lambda values: -means[values]["mean"]):
+        shown = [*map(_shown, values), cell(means[values]), str(len(scores[values]))]
+        if against_none:
+            none = scores.get(tuple(0 if name == WEIGHT else v for name, v in zip(others, values, strict=True)), {})
+            shown.append("" if none is scores[values] else _difference(scores[values], none))
+        lines.append(f"| {' | '.join(shown)} |")
+    return lines
+
+
+def _difference(more: dict[Any, float], less: dict[Any, float]) -> str:
+    pairs = [{"points": 100 * (more[seed] - less[seed])} for seed in more.keys() & less.keys()]
+    if not pairs:
+        return ""
+    over = summarise(pairs)["points"]
+    interval = f" ({over['low']:+.1f} to {over['high']:+.1f})" if len(pairs) > 1 else ""
+    return f"{over['mean']:+.1f}{interval}"
 
 
 def importance(rows: Rows, settings: Sequence[str], metric: str) -> dict[str, float]:

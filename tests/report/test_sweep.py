@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ptm_ray.report.sweep import importance, write_sweep
+from ptm_ray.report.sweep import importance, over_seeds, write_sweep
 
 METRIC = "validation_balanced_accuracy"
 SETTINGS = ("schedule.kind", "overlap.weight", "images.lr")
@@ -50,6 +50,21 @@ def test_table_and_pictures(tmp_path):
     for name in ("parallel", "importance", "weight"):
         shown = np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"))
         assert shown.std() > 10, name
+
+
+def test_repetitions_are_summed_up_and_compared_with_weight_0_seed_by_seed():
+    settings = ("schedule.kind", "overlap.weight", "seed")
+    scores = {("count", 0.0): (0.5, 0.6), ("count", 4.0): (0.55, 0.69), ("random", 4.0): (0.3, None)}
+    rows = [
+        dict(zip((*settings, METRIC), (*values, seed, score), strict=True))
+        for values, of_seeds in scores.items()
+        for seed, score in enumerate(of_seeds)
+    ]
+    assert over_seeds(rows, settings, METRIC)[2:] == [
+        "| count | 4 | 62.0 ± 9.9 | 2 | +7.0 (-18.4 to +32.4) |",
+        "| count | 0 | 55.0 ± 7.1 | 2 |  |",
+        "| random | 4 | 30.0 ± 0.0 | 1 |  |",
+    ]
 
 
 def test_importance_is_the_share_of_variance_between_values():
