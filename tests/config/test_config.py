@@ -180,3 +180,17 @@ def test_a_table_that_changes_the_method_of_an_earlier_one_brings_its_preset():
     assert changed.schedule.kind == "random"
     assert changed.student.batch_size == 7
     assert resolve({"student": {"steps_max": 40}}, {"method": "mtt"}).student.steps_max == 40
+
+
+def test_images_that_show_something_move_less_the_more_there_are_and_noise_moves_all_the_same():
+    rates = {
+        (init, ipc): resolve({"ipc": ipc, "images": {"init": init}}).images_lr
+        for init in ("herding", "real", "noise")
+        for ipc in (1, 4)
+    }
+    assert rates == {
+        **{(init, 1): 0.1 for init in ("herding", "real", "noise")},
+        ("herding", 4): 0.05,
+        ("real", 4): 0.05,
+        ("noise", 4): 0.1,
+    }
