@@ -134,6 +134,12 @@ SETTINGS = [
     ),
     ("end before start", {"schedule": {"end_min": 4, "end_max": 2}}, ConfigError, ["end_max 2 lies before end_min 4"]),
     ("snapshots beyond steps", {"experts": {"steps": 5}}, ConfigError, ["20 snapshots don't fit into 5 steps"]),
+    (
+        "labels of experts for noise",
+        {"images": {"init": "noise", "soft_labels": True, "label_init": "experts"}},
+        ConfigError,
+        ["no labels for noise", "one-hot"],
+    ),
     ("lr 0", {"experts": {"lr": 0}}, ConfigError, ["experts.lr", "greater than 0", "got 0"]),
     ("size not there", {"ipc": 1, "size": 64}, DataError, ["16 pixels", "not 64", "leave size out"]),
 ]

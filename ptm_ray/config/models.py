@@ -82,8 +82,9 @@ class ExpertSettings(Settings):
 class ScheduleSettings(Settings):
     """Which segment of a trajectory is matched at each outer step."""
 
-    kind: Literal["progress", "count", "random"] = "progress"
-    """progress: the end grows as the student learns. count: it grows with the outer steps. random: MTT."""
+    kind: Literal["progress", "count", "random", "window"] = "progress"
+    """progress: the end grows as the student learns. count: it grows with the outer steps. random: MTT, a short segment
+    from a random start. window: DATM, the same, from a range of starts that widens with the outer steps."""
     start: Count | None = None
     """progress, count: fixed start snapshot; by default the last up to which experts surely know less of the validation
     images than the first synthetic images teach: 0 from noise, later the more real images a set begins with."""
@@ -96,7 +97,7 @@ class ScheduleSettings(Settings):
     patience: Positive = 15
     """progress: … or after this many outer steps at one end."""
     growth: Positive = 200
-    """count: outer steps over which the end grows."""
+    """count, window: outer steps over which the end, or the range of starts, grows."""
     shape: Literal["linear", "cosine", "stepped"] = "linear"
     """count: how it grows."""
     later_share: Share | None = None
@@ -108,6 +109,8 @@ class ScheduleSettings(Settings):
     """Earliest start snapshot of a random or later segment; by default 0, or 1 where it is a later one."""
     start_max: Count | None = None
     """Latest start snapshot of a random or later segment; by default as late as the trajectory allows."""
+    start_first: Count | None = None
+    """window: latest start snapshot at the first outer step; by default half way to the latest of all."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -118,7 +121,16 @@ class ScheduleSettings(Settings):
             raise ValueError(f"start {self.start} does not lie before the first end, {first_end}")
         if self.start_max is not None and self.start_min is not None and self.start_max < self.start_min:
             raise ValueError(f"start_max {self.start_max} lies before start_min {self.start_min}")
+        if self.start_first is not None and self.start_first < (self.start_min or 0):
+            raise ValueError(f"start_first {self.start_first} lies before start_min {self.start_min}")
+        if self.start_first is not None and self.start_max is not None and self.start_max < self.start_first:
+            raise ValueError(f"start_max {self.start_max} lies before start_first {self.start_first}")
         return self
+
+    @property
+    def progressive(self) -> bool:
+        """Whether segments have a fixed start and an end that grows."""
+        return self.kind in ("progress", "count")
 
 
 class StudentSettings(Settings):
@@ -153,10 +165,10 @@ class StudentSettings(Settings):
 class ImageSettings(Settings):
     """The synthetic images, their labels and how they are updated."""
 
-    init: Literal["herding", "real", "real-resampled", "noise"] = "herding"
+    init: Literal["herding", "real", "real-correct", "real-resampled", "noise"] = "herding"
     """herding: the training images that stand for their class best in an expert's features. real: random ones.
-    real-resampled: random with replacement, where a class has too few. All of these can be recognised in the result.
-    noise: no image is touched."""
+    real-correct: random ones that an expert classifies correctly. real-resampled: random with replacement, where a
+    class has too few. All of these can be recognised in the result. noise: no image is touched."""
     optimiser: Literal["adam", "sgd"] = "adam"
     """adam: scale-free, so one rate serves all datasets. sgd: MTT's, momentum 0.5, with rates of 100 and more."""
     lr: Rate | None = None
@@ -168,7 +180,9 @@ class ImageSettings(Settings):
     inner_lr_lr: Rate = 0.05
     """Outer lr of log α."""
     soft_labels: bool = False
-    """Learn the labels too, from one-hot ones."""
+    """Learn the labels too."""
+    label_init: Literal["one-hot", "experts"] = "one-hot"
+    """What learned labels begin as. experts: mean logits of the experts that classify the real image correctly."""
     label_lr: Rate = 0.01
     """Outer lr of the label logits."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.98
@@ -179,6 +193,8 @@ class ImageSettings(Settings):
     """Students and evaluation networks see the set through DSA."""
     explode_at: Rate = 5.0
     """A matching loss above this counts as exploded: the update is skipped and the inner lr halved."""
+    skip_above: Rate | None = None
+    """An update whose matching loss is above this is skipped, no more: DATM's gate. By default there is none."""
     max_skipped: Positive = 50
     """A run that skips more updates than this in a row stops and says why."""
 
@@ -245,8 +261,9 @@ class DistillConfig(Settings):
     """Whether augmentation may mirror images; by default unless left and right are known to differ (as in X-rays)."""
     ipc: int = 10
     """Synthetic images per class."""
-    method: Literal["ptm", "mtt"] = "ptm"
-    """ptm: progressive segments and overlap mitigation. mtt: random segments. A preset; any setting can follow it."""
+    method: Literal["ptm", "mtt", "datm"] = "ptm"
+    """ptm: progressive segments and overlap mitigation. mtt: random segments. datm: random segments from a range that
+    widens, learned labels, images that experts know. A preset; any setting can follow it."""
     seed: Count = 0
     """Seed of everything but the experts."""
     outer_steps: Positive = 2000
@@ -274,9 +291,11 @@ class DistillConfig(Settings):
         ends = {"end_min": self.schedule.end_min, "end_max": self.schedule.end_max}
         if self.schedule.start is not None:
             ends["start + 1"] = self.schedule.start + 1
-        if self.schedule.kind == "random" or self.schedule.later_share != 0:
-            for name, start in {"start_max": self.schedule.start_max, "start_min": self.schedule.start_min}.items():
-                ends[f"{name} + length"] = (start or 0) + self.schedule.length
+        if not self.schedule.progressive or self.schedule.later_share != 0:
+            for name in ("start_first", "start_max", "start_min"):
+                ends[f"{name} + length"] = (getattr(self.schedule, name) or 0) + self.schedule.length
+        if self.images.init == "noise" and self.images.label_init == "experts":
+            raise ValueError("experts have no labels for noise; take --images.label-init one-hot, or real images")
         for name, end in ends.items():
             if end is not None and end > last:
                 raise ValueError(

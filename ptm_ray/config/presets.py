@@ -13,4 +13,19 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "student": {"steps_min": 10, "steps_max": 10, "inner_lr_by_segment": False},
         "overlap": {"enabled": False},
     },
+    # Guo et al. 2024. Not as published: experts are those of the other methods rather than flat ones, labels are
+    # learned by the optimiser and at the rate of this engine, an update that explodes makes the inner lr back off, and
+    # lengths, steps and rates are MTT's here rather than those of 32 pixels and 100 epochs.
+    "datm": {
+        "schedule": {"kind": "window", "length": 2},
+        "student": {"steps_min": 10, "steps_max": 10, "inner_lr_by_segment": False},
+        "images": {
+            "init": "real-correct",
+            "soft_labels": True,
+            "label_init": "experts",
+            "skip_above": 1.1,
+            "ema": 0.0,
+        },
+        "overlap": {"enabled": False},
+    },
 }

@@ -19,7 +19,7 @@ EXPERT_SETTINGS = ("mirror", "experts", "network")
 FIXED_FROM_THE_START = (
     *EXPERT_SETTINGS,
     *("ipc", "method", "seed", "schedule.start", "student.inner_lr", "student.inner_lr_by_segment"),
-    *("overlap.enabled", "images.init", "images.optimiser", "images.soft_labels", "images.ema"),
+    *("overlap.enabled", "images.init", "images.optimiser", "images.soft_labels", "images.label_init", "images.ema"),
 )
 #: What no two trials differ in, and why.
 SHARED = {

@@ -29,7 +29,8 @@ SEARCH_TOLERANCE = 0.1
 class OuterRates:
     """Step sizes of the update. `optimiser` is "adam" or "sgd" (MTT's, with momentum 0.5).
 
-    `by_segment`: the inner lr is learned as a function of the segment rather than as one number.
+    `by_segment`: the inner lr is learned as a function of the segment rather than as one number. An update whose loss
+    is above `explode_at` is skipped and makes the inner lr back off; above `skip_above` it is skipped, no more.
     """
 
     optimiser: str
@@ -39,6 +40,7 @@ class OuterRates:
     ema_decay: float
     explode_at: float
     by_segment: bool = False
+    skip_above: float = math.inf
 
 
 class Separation:
@@ -241,6 +243,8 @@ def outer_step(
     loss, inner_lr = float(gradients.loss), math.exp(float(learner.synthetic.log_lr_at(position)))
     if not _usable(gradients, learner.rates.explode_at):
         now.log_lr.add_(math.log(BACK_OFF))
+        return StepMetrics(loss, inner_lr, skipped=True)
+    if loss > learner.rates.skip_above:
         return StepMetrics(loss, inner_lr, skipped=True)
     overlap = None
     if separation is not None:

@@ -2,7 +2,8 @@
 
 A schedule is a frozen description; what moves is a `Progress`, which the caller keeps and checkpoints. `ByCount` and
 `ByProgress` are PTM: the start stays at snapshot 0 and the end grows. `RandomSegments` is MTT: a fixed length at a
-random place. `Interleaved` mixes the two.
+random place. `GrowingWindow` is DATM: the same, from a range of places that widens. `Interleaved` mixes progressive
+and random ones.
 """
 
 import math
@@ -134,6 +135,37 @@ class RandomSegments:
 
     def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
         return progress
+
+    def typical(self) -> list[tuple[float, Segment]]:
+        return [(1.0, Segment(self.start_min, self.start_min + self.length))]
+
+
+@dataclass(frozen=True)
+class GrowingWindow:
+    """DATM: `length` snapshots from a start drawn uniformly from start_min … latest (both inclusive).
+
+    The latest start grows linearly from `start_first` to `start_max` over `growth` outer steps: what experts learn
+    first is matched first. Source: Guo et al. 2024.
+    """
+
+    start_first: int
+    start_max: int
+    length: int
+    growth: int
+    start_min: int = 0
+
+    def begin(self) -> Progress:
+        return Progress(float(self.start_first + self.length))
+
+    def segment(self, progress: Progress, generator: torch.Generator) -> Segment:
+        latest = round(progress.end) - self.length
+        start = int(torch.randint(self.start_min, latest + 1, (), generator=generator))
+        return Segment(start, start + self.length)
+
+    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
+        share = grow("linear", (outer_step + 1) / self.growth)
+        latest = self.start_first + round((self.start_max - self.start_first) * share)
+        return Progress(float(latest + self.length), loss, progress.steps + 1)
 
     def typical(self) -> list[tuple[float, Segment]]:
         return [(1.0, Segment(self.start_min, self.start_min + self.length))]

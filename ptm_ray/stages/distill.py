@@ -65,6 +65,7 @@ def outer_rates(config: DistillConfig) -> OuterRates:
         ema_decay=images.ema,
         explode_at=images.explode_at,
         by_segment=config.student.inner_lr_by_segment,
+        skip_above=math.inf if images.skip_above is None else images.skip_above,
     )
 
 
@@ -245,7 +246,7 @@ class Distillation:
         """Where progressive segments begin: as asked, or as far as experts surely know less than the set."""
         config = self.problem.config
         settings = config.schedule
-        if settings.kind == "random" or settings.start is not None or config.images.init == "noise":
+        if not settings.progressive or settings.start is not None or config.images.init == "noise":
             return settings.start or 0
         self.selection.collect(wait=True)
         assert self.selection.kept is not None

@@ -95,7 +95,7 @@ class Problem:
             raise ConfigError(
                 f"ZCA of {data.resolution}-pixel images is too large (at most {ZCA_LARGEST}); set experts.zca to false"
             )
-        if config.images.init in ("herding", "real"):
+        if config.images.init in ("herding", "real", "real-correct"):
             counts = np.bincount(data.train.labels, minlength=data.num_classes)
             for name, count in zip(data.class_names, counts, strict=True):
                 require_enough(name, int(count), config.ipc)

@@ -9,6 +9,7 @@ from ptm_ray.core.schedule import (
     ByCount,
     ByProgress,
     Growing,
+    GrowingWindow,
     Interleaved,
     Progress,
     RandomSegments,
@@ -26,6 +27,10 @@ def make_schedule(config: DistillConfig, start: int) -> Schedule:
     start_max = config.experts.snapshots - settings.length if settings.start_max is None else settings.start_max
     if settings.kind == "random":
         return RandomSegments(start_max, settings.length, settings.start_min or 0)
+    if settings.kind == "window":
+        earliest = settings.start_min or 0
+        first = (earliest + start_max) // 2 if settings.start_first is None else settings.start_first
+        return GrowingWindow(first, start_max, settings.length, settings.growth, earliest)
     end_min = settings.end_min or max(start + 1, math.ceil((start + config.end_max) / 2))
     progressive: Growing
     if settings.kind == "count":

@@ -121,6 +121,18 @@ def test_the_loss_falls_over_outer_steps(case):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_an_update_above_the_gate_is_skipped_and_nothing_else_changes(case):
+    network, synthetic, start, target, batches = case
+    # Away from where the student goes: the loss is above 1.
+    away, before = 2 * start - target, (synthetic.images.clone(), float(synthetic.log_lr))
+    for skip_above, skipped in ((1.0, True), (5.0, False)):
+        learner = Learner(synthetic, dataclasses.replace(RATES, skip_above=skip_above))
+        metrics = outer_step(network, learner, start, away, batches)
+        assert 1 < metrics.loss < 5
+        assert metrics.skipped == skipped
+        assert (torch.equal(synthetic.images, before[0]), float(synthetic.log_lr) == before[1]) == (skipped, skipped)
+
+
 @pytest.mark.parametrize("spoil", [math.nan, math.inf, 40.0])
 def test_an_update_that_exploded_is_skipped_and_the_inner_lr_backs_off(case, spoil):
     network, synthetic, start, target, batches = case

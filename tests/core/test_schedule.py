@@ -5,7 +5,15 @@ import itertools
 import pytest
 import torch
 
-from ptm_ray.core.schedule import ByCount, ByProgress, Interleaved, RandomSegments, Segment, student_steps
+from ptm_ray.core.schedule import (
+    ByCount,
+    ByProgress,
+    GrowingWindow,
+    Interleaved,
+    RandomSegments,
+    Segment,
+    student_steps,
+)
 
 
 def ends(schedule, steps, loss):
@@ -55,6 +63,20 @@ def test_random_segments_have_one_length_and_reach_every_start():
     segments = [schedule.segment(schedule.begin(), draw) for _ in range(200)]
     assert {s.start for s in segments} == {0, 1, 2, 3, 4}
     assert {s.length for s in segments} == {2}
+
+
+def test_the_window_of_random_starts_widens_from_the_first_to_the_last_and_keeps_its_length():
+    draw, schedule = torch.Generator().manual_seed(0), GrowingWindow(2, 6, length=3, growth=40, start_min=1)
+    progress, seen = schedule.begin(), []
+    for outer_step in range(400):
+        segment = schedule.segment(progress, draw)
+        seen.append(segment.start)
+        assert segment.length == 3
+        # s ~ U{min … latest}, latest = first + (last − first) · step / growth.
+        assert 1 <= segment.start <= 2 + round(4 * min(1, outer_step / 40))
+        progress = schedule.advance(progress, segment, outer_step, 0.5)
+    assert set(seen[:5]) == {1, 2}
+    assert set(seen[40:]) == {1, 2, 3, 4, 5, 6}
 
 
 def test_random_segments_start_no_earlier_than_told():

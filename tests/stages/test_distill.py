@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ptm_ray.core.schedule import Segment
+from ptm_ray.core.teacher import one_hot_logits, taught_logits
 from ptm_ray.errors import DivergedError
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.scoring import Evaluator, InlineScorer
@@ -54,6 +55,7 @@ def without_clock(run):
         {},
         EVERYTHING,
         {"method": "mtt"},
+        {"method": "datm"},
         {"schedule": {"later_share": 0.5}},
         {"images": {"optimiser": "sgd", "lr": 50.0}},
     ],
@@ -263,6 +265,25 @@ def test_the_inner_lr_is_learned_by_position_along_the_trajectory_and_apart_for_
     one = distillation(small_problem(**{**PACED, "student": student}), tmp_path / "one")
     list(one.run())
     assert len(set(one.result().inner_lrs().values())) == 1
+
+
+def test_datm_begins_with_images_and_labels_of_the_experts_and_widens_its_range_of_starts(tmp_path):
+    problem = small_problem(method="datm", schedule={"kind": "window", "growth": 6, "start_first": 0}, outer_steps=30)
+    trajectories = InMemory(problem)
+    run = distillation(problem, tmp_path / "run", trajectories=trajectories)
+    now, (images, labels) = run.learner.synthetic, problem.tensors("train")
+    for image, label in zip(now.images, now.classes, strict=True):
+        assert any(torch.equal(image, real) for real in images[labels == label])
+    last = [torch.from_numpy(trajectories.vector(expert, 5).copy()) for expert in range(2)]
+    classes = problem.dataset.num_classes
+    expected = taught_logits(problem.network(), last, now.images, now.classes, classes)
+    assert torch.equal(now.label_logits, expected)
+    assert not torch.equal(expected, one_hot_logits(now.classes, classes))
+    list(run.run())
+    assert {row.end - row.start for row in run.rows} == {2}
+    assert run.rows[0].start == 0
+    assert {row.start for row in run.rows} == {0, 1, 2, 3}
+    assert not torch.equal(run.learner.synthetic.label_logits, expected)
 
 
 def test_random_segments_on_even_snapshots_have_one_pace(tmp_path):
