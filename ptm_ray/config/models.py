@@ -105,6 +105,8 @@ class ScheduleSettings(Settings):
     0.7, and more for sets with a head start: all of them from a fifth of the trajectory on. 0 is PTM as published."""
     length: Positive = 2
     """Snapshots of a random or later segment."""
+    path: Literal["trained", "straight"] = "trained"
+    """straight: MCT, snapshots are moved onto the line from an expert's first to its last."""
     start_min: Count | None = None
     """Earliest start snapshot of a random or later segment; by default 0, or 1 where it is a later one."""
     start_max: Count | None = None
@@ -261,9 +263,10 @@ class DistillConfig(Settings):
     """Whether augmentation may mirror images; by default unless left and right are known to differ (as in X-rays)."""
     ipc: int = 10
     """Synthetic images per class."""
-    method: Literal["ptm", "mtt", "datm"] = "ptm"
+    method: Literal["ptm", "mtt", "datm", "mct"] = "ptm"
     """ptm: progressive segments and overlap mitigation. mtt: random segments. datm: random segments from a range that
-    widens, learned labels, images that experts know. A preset; any setting can follow it."""
+    widens, learned labels, images that experts know. mct: mtt on trajectories made straight. A preset; any setting can
+    follow it."""
     seed: Count = 0
     """Seed of everything but the experts."""
     outer_steps: Positive = 2000

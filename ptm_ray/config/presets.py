@@ -3,29 +3,36 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ptm_ray.config.base import merge
+
+# Segment and student were chosen on validation splits, as the defaults of ptm were. The experts are the same for all,
+# so that one buffer serves all and only what is matched is compared.
+MTT: Mapping[str, Any] = {
+    "schedule": {"kind": "random", "length": 2},
+    "student": {"steps_min": 10, "steps_max": 10, "inner_lr_by_segment": False},
+    "overlap": {"enabled": False},
+}
+
 #: Method → settings that differ from the defaults.
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "ptm": {},
-    "mtt": {
-        # Segment and student were chosen on validation splits, as the defaults of ptm were. The experts are the
-        # same for both, so that one buffer serves both and only the segments are compared.
-        "schedule": {"kind": "random", "length": 2},
-        "student": {"steps_min": 10, "steps_max": 10, "inner_lr_by_segment": False},
-        "overlap": {"enabled": False},
-    },
+    "mtt": MTT,
     # Guo et al. 2024. Not as published: experts are those of the other methods rather than flat ones, labels are
     # learned by the optimiser and at the rate of this engine, an update that explodes makes the inner lr back off, and
     # lengths, steps and rates are MTT's here rather than those of 32 pixels and 100 epochs.
-    "datm": {
-        "schedule": {"kind": "window", "length": 2},
-        "student": {"steps_min": 10, "steps_max": 10, "inner_lr_by_segment": False},
-        "images": {
-            "init": "real-correct",
-            "soft_labels": True,
-            "label_init": "experts",
-            "skip_above": 1.1,
-            "ema": 0.0,
+    "datm": merge(
+        MTT,
+        {
+            "schedule": {"kind": "window"},
+            "images": {
+                "init": "real-correct",
+                "soft_labels": True,
+                "label_init": "experts",
+                "skip_above": 1.1,
+                "ema": 0.0,
+            },
         },
-        "overlap": {"enabled": False},
-    },
+    ),
+    # Zhong et al. 2024. Not as published: see `core.trajectory.StraightLine`.
+    "mct": merge(MTT, {"schedule": {"path": "straight"}}),
 }

@@ -18,7 +18,7 @@ from ptm_ray.core.overlap import Phase
 from ptm_ray.core.schedule import Progress, Schedule, Segment
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import Synthetic, inner_batches
-from ptm_ray.core.trajectory import TrajectorySource
+from ptm_ray.core.trajectory import StraightLine, TrajectorySource
 from ptm_ray.core.unroll import Batch, Plan, plan_for
 from ptm_ray.errors import DivergedError
 from ptm_ray.stages import mitigation
@@ -84,6 +84,8 @@ class Distillation:
         team: Team | None = None,
     ) -> None:
         started, config = time.monotonic(), problem.config
+        if config.schedule.path == "straight":
+            trajectories = StraightLine(trajectories, config.experts.snapshots)
         self.problem, self.trajectories, self.folder, self.team = problem, trajectories, folder, team or Alone()
         self.network = problem.network()
         self.seeds = Seeds(config.seed)

@@ -56,6 +56,7 @@ def without_clock(run):
         EVERYTHING,
         {"method": "mtt"},
         {"method": "datm"},
+        {"method": "mct"},
         {"schedule": {"later_share": 0.5}},
         {"images": {"optimiser": "sgd", "lr": 50.0}},
     ],
@@ -284,6 +285,23 @@ def test_datm_begins_with_images_and_labels_of_the_experts_and_widens_its_range_
     assert run.rows[0].start == 0
     assert {row.start for row in run.rows} == {0, 1, 2, 3}
     assert not torch.equal(run.learner.synthetic.label_logits, expected)
+
+
+def test_mct_matches_random_segments_of_the_straight_line(tmp_path):
+    problem = small_problem(method="mct", schedule={"kind": "random"})
+    trajectories = InMemory(problem)
+    run = distillation(problem, tmp_path / "run", trajectories=trajectories)
+    first, last = (trajectories.vector(1, k).astype(float) for k in (0, 5))
+    shares = []
+    for snapshot in range(6):
+        found = run.trajectories.vector(1, snapshot)
+        share = float((found - first) @ (last - first) / ((last - first) @ (last - first)))
+        np.testing.assert_allclose(found, first + share * (last - first), atol=1e-6)
+        shares.append(share)
+    way = [np.linalg.norm(trajectories.vector(1, k + 1).astype(float) - trajectories.vector(1, k)) for k in range(5)]
+    np.testing.assert_allclose(shares, np.cumsum([0, *way]) / np.sum(way), atol=1e-5)
+    list(run.run())
+    assert {row.end - row.start for row in run.rows} == {2}
 
 
 def test_random_segments_on_even_snapshots_have_one_pace(tmp_path):
