@@ -154,6 +154,8 @@ class StudentSettings(Settings):
     inner_lr_by_segment: bool = True
     """Learn how the inner lr depends on where a random or later segment begins, and another for progressive ones. MTT
     has one for all."""
+    gradient: Literal["exact", "tesla"] = "exact"
+    """Of the images. tesla: an approximation, as if the images of an inner step moved no later one."""
     memory_mib: Count = 2048
     """Memory for stored graphs; steps that don't fit are computed again on the way back. The gradient is the same."""
 
@@ -263,10 +265,10 @@ class DistillConfig(Settings):
     """Whether augmentation may mirror images; by default unless left and right are known to differ (as in X-rays)."""
     ipc: int = 10
     """Synthetic images per class."""
-    method: Literal["ptm", "mtt", "datm", "mct"] = "ptm"
+    method: Literal["ptm", "mtt", "datm", "mct", "tesla"] = "ptm"
     """ptm: progressive segments and overlap mitigation. mtt: random segments. datm: random segments from a range that
-    widens, learned labels, images that experts know. mct: mtt on trajectories made straight. A preset; any setting can
-    follow it."""
+    widens, learned labels, images that experts know. mct: mtt on trajectories made straight. tesla: mtt with an
+    approximate gradient. A preset; any setting can follow it."""
     seed: Count = 0
     """Seed of everything but the experts."""
     outer_steps: Positive = 2000

@@ -35,4 +35,6 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     ),
     # Zhong et al. 2024. Not as published: see `core.trajectory.StraightLine`.
     "mct": merge(MTT, {"schedule": {"path": "straight"}}),
+    # Cui et al. 2023, its approximate gradient alone: without the labels that its target experts give.
+    "tesla": merge(MTT, {"student": {"gradient": "tesla"}}),
 }

@@ -224,6 +224,7 @@ def outer_step(
     separation: Separation | None = None,
     moving: Tensor | None = None,
     mean: Callable[[Gradients], Gradients] | None = None,
+    exact: bool = True,
 ) -> StepMetrics:
     """Matches the student to the segment start → target and updates the synthetic set in place.
 
@@ -232,12 +233,14 @@ def outer_step(
 
     `separation` also climbs the overlap ratio (the separate phase), by its gradient scaled to `weight` times the norm
     of the matching gradient; `moving` limits the update to those rows (separate and retrain). `mean` is what several
-    processes that match a segment each make of their gradients. An update that is not finite, or whose loss has
-    exploded, is skipped and the inner lr backs off.
+    processes that match a segment each make of their gradients. `exact` is as in `matching_gradients`. An update that
+    is not finite, or whose loss has exploded, is skipped and the inner lr backs off.
     """
     now = learner.synthetic
     log_lr = learner.synthetic.log_lr_at(position) + math.log(pace)
-    gradients = matching_gradients(network, start, target, now.images, now.labels(), log_lr, batches, plan=plan)
+    gradients = matching_gradients(
+        network, start, target, now.images, now.labels(), log_lr, batches, plan=plan, exact=exact
+    )
     if mean is not None:
         gradients = mean(gradients)
     loss, inner_lr = float(gradients.loss), math.exp(float(learner.synthetic.log_lr_at(position)))

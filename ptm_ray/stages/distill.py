@@ -204,6 +204,7 @@ class Distillation:
             separation=None if self.mitigation is None else self.mitigation.separation(),
             moving=None if self.mitigation is None else self.mitigation.moving,
             mean=self.team.mean,
+            exact=self.problem.config.student.gradient == "exact",
         )
         self._count_skipped(metrics.skipped, metrics.loss)
         if not metrics.skipped:

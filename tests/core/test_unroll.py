@@ -39,6 +39,15 @@ def test_gradients_agree_with_full_unrolling(steps, kept_share, spacing):
     assert relative_error(ours.log_lr, log_lr) < 1e-9
 
 
+@pytest.mark.parametrize("plan", [Plan(0, 1), Plan(7, 1), Plan(2, 3)])
+def test_teslas_gradient_is_that_of_steps_whose_images_move_no_later_one(plan):
+    case = problem(7)
+    ours, reference = matching_gradients(*case, plan=plan, exact=False), fully_unrolled(*case, exact=False)
+    for found, expected in zip(ours, reference, strict=True):
+        assert relative_error(found, expected.detach()) < 1e-9
+    assert relative_error(ours.images, fully_unrolled(*case)[1]) > 1e-3
+
+
 @pytest.mark.parametrize("op", sorted(OPS))
 def test_every_augmentation_is_differentiated_exactly(op):
     case = problem(3, ops=(op,))

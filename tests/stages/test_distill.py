@@ -57,6 +57,7 @@ def without_clock(run):
         {"method": "mtt"},
         {"method": "datm"},
         {"method": "mct"},
+        {"method": "tesla"},
         {"schedule": {"later_share": 0.5}},
         {"images": {"optimiser": "sgd", "lr": 50.0}},
     ],
