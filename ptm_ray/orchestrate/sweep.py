@@ -6,6 +6,7 @@ asks for while trials hold every CPU is never started, and nothing says so.
 """
 
 import contextlib
+import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -67,23 +68,26 @@ class SweepResult:
 class SharedEvaluator:
     """Scores sets of any trial on the validation split; holds the images once for all trials that see them alike."""
 
-    def __init__(self, dataset: list[Any]) -> None:
+    def __init__(self) -> None:
         torch.set_num_threads(1)
         keep_memory()
-        # In a list, so that it arrives as a reference: Ray warns of large arguments of actors that may be restarted.
-        self._dataset: MedicalDataset = ray.get(dataset[0])
+        self._dataset: MedicalDataset | None = None
         self._known: dict[str, Evaluator] = {}
 
     def ready(self) -> bool:
         """Answers once it has started."""
         return True
 
-    def validate(self, config: DistillConfig, synthetic: Arrays) -> np.ndarray:
-        """Share of networks that know its class, for each image of the validation split."""
+    def validate(self, dataset: list[Any], config: DistillConfig, synthetic: Arrays) -> np.ndarray:
+        """Share of networks that know its class, for each image of the validation split.
+
+        `dataset` holds a reference to it: given with every set, so that an evaluator that was restarted has it again.
+        """
         # All that scoring asks of the settings: trials that differ in anything else share what is held.
         alike: Any = {"network": True, "evaluation": True, "mirror": True, "images": {"augment"}, "experts": {"zca"}}
         seen = config.model_dump_json(include=alike)
         if seen not in self._known:
+            self._dataset = self._dataset or ray.get(dataset[0])
             self._known[seen] = Evaluator(Problem(self._dataset, config))
         return validate_here(self._known[seen], synthetic)
 
@@ -113,11 +117,11 @@ def sweep(
         count_workers(workers)
         RunFolder(out).claim({"sweep": asked.model_dump(mode="json"), "dataset": dataset.fingerprint})
         buffers = _buffers(problems, experts_root, workers, watcher)
-        # Held here as long as evaluators may be restarted with it.
-        dataset_ref = ray.put(dataset)
-        evaluators = _evaluators(asked.evaluators, dataset_ref)
+        # In a list, so that it arrives as a reference and images travel once a node.
+        held = [ray.put(dataset)]
+        evaluators = _evaluators(asked.evaluators)
         try:
-            found = _trials(asked, dataset, buffers, evaluators, out, watcher)
+            found = _trials(asked, held, buffers, evaluators, out, watcher)
         finally:
             for evaluator in evaluators:
                 ray.kill(evaluator)
@@ -171,9 +175,9 @@ def _buffers(
     return buffers
 
 
-def _evaluators(count: int, dataset_ref: Any) -> list[Any]:
+def _evaluators(count: int) -> list[Any]:
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    actors = [ray.remote(SharedEvaluator).options(**options).remote([dataset_ref]) for _ in range(count)]
+    actors = [ray.remote(SharedEvaluator).options(**options).remote() for _ in range(count)]
     _, late = ray.wait([actor.ready.remote() for actor in actors], num_returns=count, timeout=START_LIMIT_S)
     if late:
         raise WorkerFailed(f"{len(late)} of {count} evaluators did not start within {START_LIMIT_S:g} s; is Ray well?")
@@ -183,7 +187,7 @@ def _evaluators(count: int, dataset_ref: Any) -> list[Any]:
 def trial(
     chosen: dict[str, Any],
     asked: SweepConfig,
-    dataset: MedicalDataset,
+    dataset: list[Any],
     buffers: dict[str, TrajectoryBuffer],
     evaluators: list[Any],
 ) -> None:
@@ -191,9 +195,9 @@ def trial(
     torch.set_num_threads(max(1, int(asked.cpus_per_trial)))
     keep_memory()
     config = asked.config(chosen)
-    problem = Problem(dataset, config).check()
+    problem = Problem(ray.get(dataset[0]), config).check()
     buffer = buffers[store_of(problem, "").key]
-    ask = [partial(evaluator.validate.remote, config) for evaluator in evaluators]
+    ask = [partial(evaluator.validate.remote, dataset, config) for evaluator in evaluators]
     scorer = RemoteScorer(ask, partial(validate_here, Evaluator(problem)))
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))
@@ -256,7 +260,7 @@ def _export(
 
 def _trials(
     asked: SweepConfig,
-    dataset: MedicalDataset,
+    dataset: list[Any],
     buffers: dict[str, TrajectoryBuffer],
     evaluators: list[Any],
     out: Place,
@@ -301,7 +305,9 @@ def _trials(
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=None if asked.scheduler == "pbt" else 1),
             ),
         )
-    # Tune greets on standard output, which is for results.
+    # Tune's newer reporter greets whatever it is told, and names a temporary folder; the older one keeps quiet. What
+    # either says on standard output, which is for results, goes to standard error.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     with contextlib.redirect_stdout(sys.stderr):
         return list(tuner.fit())
 
