@@ -22,6 +22,8 @@ Rows = Sequence[dict[str, Any]]
 WEIGHT, SCHEDULE = "overlap.weight", "schedule.kind"
 #: Trials that differ in nothing else are repetitions.
 SEED = "seed"
+#: As many values of the weight have a mark each on its axis.
+MARKED = 8
 #: Values of a range are compared in so many groups of equal size.
 GROUPS = 4
 
@@ -212,13 +214,16 @@ def over_weight(rows: Rows, metric: str, path: Path) -> None:
         means = [np.mean([100 * row[metric] for row in own if row[WEIGHT] == weight]) for weight in weights]
         (line,) = axis.plot(weights, means, linewidth=1, label=kind)
         axis.plot([r[WEIGHT] for r in own], [100 * r[metric] for r in own], ".", color=line.get_color(), alpha=0.6)
-    positive = [row[WEIGHT] for row in rows if row[WEIGHT] > 0]
-    if positive:
-        axis.set_xscale("symlog", linthresh=min(positive))
+    tried = sorted({row[WEIGHT] for row in rows})
+    if tried[-1] > 0:
+        axis.set_xscale("symlog", linthresh=min(weight for weight in tried if weight > 0))
+    if len(tried) <= MARKED:
+        axis.set_xticks(tried, [f"{weight:g}" for weight in tried])
+        axis.minorticks_off()
     axis.set_xlabel("MMD weight (0 = no mitigation)")
     axis.set_ylabel(f"{_words(metric)},\npercent")
     if any(SCHEDULE in row for row in rows):
-        axis.legend(title="schedule", fontsize=8, frameon=False)
+        axis.legend(title="schedule", fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     FigureCanvasAgg(figure).print_png(str(path))
