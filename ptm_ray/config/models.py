@@ -58,6 +58,11 @@ class ExpertSettings(Settings):
     """0, as in MTT: the student has none either."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """L2 penalty."""
+    flat_radius: Annotated[float, Field(ge=0)] = 0.0
+    """Radius, in units of each parameter, within which GSAM looks for the worst point, at twice the work: flat experts,
+    as FTD has. 0 is plain SGD."""
+    flat_gap: Annotated[float, Field(ge=0)] = 0.3
+    """How strongly GSAM lessens the gap between here and there (its α)."""
     batch_size: Positive = 64
     """Images a step."""
     balanced: bool = True
@@ -265,10 +270,10 @@ class DistillConfig(Settings):
     """Whether augmentation may mirror images; by default unless left and right are known to differ (as in X-rays)."""
     ipc: int = 10
     """Synthetic images per class."""
-    method: Literal["ptm", "mtt", "datm", "mct", "tesla"] = "ptm"
+    method: Literal["ptm", "mtt", "datm", "mct", "tesla", "ftd"] = "ptm"
     """ptm: progressive segments and overlap mitigation. mtt: random segments. datm: random segments from a range that
     widens, learned labels, images that experts know. mct: mtt on trajectories made straight. tesla: mtt with an
-    approximate gradient. A preset; any setting can follow it."""
+    approximate gradient. ftd: mtt with flat experts. A preset; any setting can follow it."""
     seed: Count = 0
     """Seed of everything but the experts."""
     outer_steps: Positive = 2000

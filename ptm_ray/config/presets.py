@@ -5,8 +5,8 @@ from typing import Any
 
 from ptm_ray.config.base import merge
 
-# Segment and student were chosen on validation splits, as the defaults of ptm were. The experts are the same for all,
-# so that one buffer serves all and only what is matched is compared.
+# Segment and student were chosen on validation splits, as the defaults of ptm were. Experts are the same for all but
+# ftd, so that one buffer serves all and only what is matched is compared.
 MTT: Mapping[str, Any] = {
     "schedule": {"kind": "random", "length": 2},
     "student": {"steps_min": 10, "steps_max": 10, "inner_lr_by_segment": False},
@@ -35,6 +35,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     ),
     # Zhong et al. 2024. Not as published: see `core.trajectory.StraightLine`.
     "mct": merge(MTT, {"schedule": {"path": "straight"}}),
+    # Du et al. 2023. Not as published: the decay of the averaged images is that of the other methods.
+    "ftd": merge(MTT, {"experts": {"flat_radius": 0.01, "flat_gap": 0.3}}),
     # Cui et al. 2023, its approximate gradient alone: without the labels that its target experts give.
     "tesla": merge(MTT, {"student": {"gradient": "tesla"}}),
 }

@@ -1,6 +1,7 @@
 """Training one expert: plain SGD on real images, its parameters handed out at every snapshot."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -31,6 +32,29 @@ def batches(
             yield order[first : first + size]
 
 
+def flat_gradient(
+    gradient_at: Callable[[Tensor], Tensor], theta: Float[Tensor, " params"], radius: float, gap: float
+) -> Float[Tensor, " params"]:
+    """The direction of GSAM with its adaptive neighbourhood, which leads to flat minima: two gradients a step.
+
+    The gradient at the worst point nearby (up to `radius`, measured in units of each parameter), less `gap` times the
+    part of the gradient here that is orthogonal to it. Source: Zhuang et al. 2022 (Surrogate gap minimization improves
+    sharpness-aware training), with the neighbourhood of Kwon et al. 2021 (ASAM), as FTD trains its experts.
+    """
+    here, scale = gradient_at(theta), theta.abs()
+    uphill = scale * here
+    tiny = torch.finfo(theta.dtype).tiny
+    there = gradient_at(theta + radius * scale * uphill / uphill.norm().clamp_min(tiny))
+    along = there / there.norm().clamp_min(tiny)
+    return there - gap * (here - (here @ along) * along)
+
+
+def _gradient(network: Network, images: Tensor, labels: Tensor, theta: Tensor) -> Tensor:
+    leaf = theta.detach().requires_grad_()
+    gradient: Tensor = torch.autograd.grad(F.cross_entropy(network.logits(leaf, images), labels), leaf)[0]
+    return gradient
+
+
 def train_expert(
     network: Network,
     theta: Float[Tensor, " params"],
@@ -45,8 +69,10 @@ def train_expert(
     balanced: bool,
     ops: Sequence[str],
     generator: torch.Generator,
+    flat_radius: float = 0.0,
+    flat_gap: float = 0.0,
 ) -> Iterator[Float[Tensor, " params"]]:
-    """Yields θ at every snapshot, the first being the initialisation itself.
+    """Yields θ at every snapshot, the first being the initialisation itself. With a `flat_radius`, by `flat_gradient`.
 
     Every snapshot is a copy: on a CPU `.detach().cpu()` would hand out the live weights, and all snapshots would
     end up equal (the fault of a public peer).
@@ -58,12 +84,10 @@ def train_expert(
     for stop in snapshot_steps:
         while step < stop:
             batch = next(rows)
-            draw = augment.draw(ops, len(batch), generator)
-            leaf = theta.requires_grad_()
-            loss = F.cross_entropy(network.logits(leaf, augment.apply(draw, images[batch])), labels[batch])
-            (gradient,) = torch.autograd.grad(loss, leaf)
-            theta = theta.detach()
+            seen = augment.apply(augment.draw(ops, len(batch), generator), images[batch])
+            gradient_at = partial(_gradient, network, seen, labels[batch])
+            gradient = flat_gradient(gradient_at, theta, flat_radius, flat_gap) if flat_radius else gradient_at(theta)
             velocity = momentum * velocity + gradient + weight_decay * theta
             theta = theta - lr * velocity
             step += 1
-        yield theta.detach().clone()
+        yield theta.clone()

@@ -35,6 +35,8 @@ class ExpertTrainer:
             balanced=settings.balanced,
             ops=self._problem.ops if settings.augment else (),
             generator=seeds.stream("expert training", expert),
+            flat_radius=settings.flat_radius,
+            flat_gap=settings.flat_gap,
         )
         for theta in trained:
             yield theta.cpu().numpy()

@@ -5,7 +5,7 @@ import itertools
 import torch
 
 from ptm_ray.core import nets
-from ptm_ray.core.expert import batches, train_expert
+from ptm_ray.core.expert import batches, flat_gradient, train_expert
 from ptm_ray.core.trajectory import snapshot_steps
 
 
@@ -51,6 +51,28 @@ def test_an_expert_learns():
 def test_the_same_seed_gives_the_same_expert_and_another_seed_another():
     assert torch.equal(train(seed=3)[2][-1], train(seed=3)[2][-1])
     assert not torch.equal(train(seed=3)[2][-1], train(seed=4)[2][-1])
+
+
+def test_the_flat_gradient_is_that_of_the_worst_point_nearby_less_what_is_across_it():
+    """On ½ θᵀAθ, whose gradient is known, one number at a time."""
+    a = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, -0.4], [0.0, -0.4, 5.0]], dtype=torch.float64)
+    theta = torch.tensor([0.7, -1.2, 0.1], dtype=torch.float64)
+    found = flat_gradient(lambda point: a @ point, theta, 0.2, 0.6)
+    here = [sum(a[i, j] * theta[j] for j in range(3)) for i in range(3)]
+    norm = sum((theta[i] * here[i]) ** 2 for i in range(3)) ** 0.5
+    moved = [theta[i] + 0.2 * theta[i] ** 2 * here[i] / norm for i in range(3)]
+    there = [sum(a[i, j] * moved[j] for j in range(3)) for i in range(3)]
+    share = sum(h * t for h, t in zip(here, there, strict=True)) / sum(t * t for t in there)
+    expected = [t - 0.6 * (h - share * t) for h, t in zip(here, there, strict=True)]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-12, atol=0)
+    torch.testing.assert_close(flat_gradient(lambda point: a @ point, theta, 0.0, 0.0), a @ theta)
+
+
+def test_a_flat_expert_learns_too_on_another_way():
+    network, start, thetas, images, labels = train(flat_radius=0.05, flat_gap=0.3)
+    assert torch.equal(thetas[0], start)
+    assert not torch.equal(thetas[-1], train()[2][-1])
+    assert float((network.logits(thetas[-1], images).argmax(1) == labels).float().mean()) > 0.9
 
 
 def test_balanced_batches_draw_each_class_equally_often():
