@@ -46,7 +46,8 @@ def flat_gradient(
     tiny = torch.finfo(theta.dtype).tiny
     there = gradient_at(theta + radius * scale * uphill / uphill.norm().clamp_min(tiny))
     along = there / there.norm().clamp_min(tiny)
-    return there - gap * (here - (here @ along) * along)
+    across: Tensor = here - (here @ along) * along
+    return there - gap * across
 
 
 def _gradient(network: Network, images: Tensor, labels: Tensor, theta: Tensor) -> Tensor:

@@ -48,3 +48,11 @@ def test_experts_learn():
     with torch.no_grad():
         right = (problem.network().logits(torch.from_numpy(last), images).argmax(1) == labels).float().mean()
     assert right > 0.6
+
+
+def test_ftds_experts_start_as_mtts_take_another_way_and_are_kept_apart(tmp_path):
+    problems = {method: small_problem(method=method, schedule={"kind": "random"}) for method in ("mtt", "ftd")}
+    plain, flat = (list(ExpertTrainer(problem).snapshots(0)) for problem in problems.values())
+    np.testing.assert_array_equal(plain[0], flat[0])
+    assert not np.array_equal(plain[1], flat[1])
+    assert store_of(problems["mtt"], tmp_path).key != store_of(problems["ftd"], tmp_path).key
