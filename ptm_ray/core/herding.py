@@ -9,11 +9,9 @@ from collections.abc import Sequence
 import torch
 
 from ptm_ray.core.params import Network
-from ptm_ray.core.synthetic import class_rows, require_enough
+from ptm_ray.core.synthetic import pooled_rows
 from ptm_ray.core.types import Float, Int, Tensor
 
-#: Images of a class that are looked at, drawn at random: more hardly move its mean, and cost a forward pass each.
-POOL = 1000
 #: Images that go through the network at once.
 CHUNK = 250
 
@@ -41,16 +39,11 @@ def herded_rows(
     names: Sequence[str],
     generator: torch.Generator,
 ) -> Int[Tensor, " chosen"]:
-    """`ipc` herded rows of each class, class by class, among at most `POOL` random ones of it.
+    """`ipc` herded rows of each class, class by class; see `pooled_rows`."""
 
-    Raises `NotEnoughImages` where a class has fewer than `ipc`.
-    """
-    chosen = []
-    for label, name in enumerate(names):
-        rows = class_rows(labels, label)
-        require_enough(name, len(rows), ipc)
-        rows = rows[torch.randperm(len(rows), generator=generator)[: max(POOL, ipc)]]
+    def choose(label: int, rows: Tensor) -> Tensor:
         with torch.no_grad():
             features = torch.cat([network.embed(theta, images[chunk]) for chunk in torch.split(rows, CHUNK)])
-        chosen.append(rows[herd(features, ipc)])
-    return torch.cat(chosen)
+        return rows[herd(features, ipc)]
+
+    return pooled_rows(labels, ipc, names, generator, choose)

@@ -1,6 +1,6 @@
 """The synthetic set while it is being learned: images, labels, inner lr, and how it starts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,6 +16,9 @@ from ptm_ray.errors import NotEnoughImages
 #: through noise of the images' own variance: on held-out images of four training sets, ten images per class and 80
 #: outer steps, better by 1.5 to 4.7 points, and no worse at one image per class in two sets of three.
 NOISE_STD = 0.3
+
+#: Images of a class that are looked at where choosing some costs a forward pass each: more hardly change the choice.
+POOL = 1000
 
 
 class Position(NamedTuple):
@@ -79,6 +82,26 @@ def require_enough(name: str, count: int, ipc: int) -> None:
             f"class {name!r} has {count} training images, ipc is {ipc}; lower --ipc, "
             "or use --images.init noise or real-resampled"
         )
+
+
+def pooled_rows(
+    labels: Int[Tensor, " n"],
+    ipc: int,
+    names: Sequence[str],
+    generator: torch.Generator,
+    choose: Callable[[int, Tensor], Tensor],
+) -> Int[Tensor, " chosen"]:
+    """`ipc` rows of each class, class by class, that `choose` takes from at most `POOL` random ones of it.
+
+    Raises `NotEnoughImages` where a class has fewer than `ipc`.
+    """
+    chosen = []
+    for label, name in enumerate(names):
+        rows = class_rows(labels, label)
+        require_enough(name, len(rows), ipc)
+        pool = rows[torch.randperm(len(rows), generator=generator)[: max(POOL, ipc)]]
+        chosen.append(choose(label, pool))
+    return torch.cat(chosen)
 
 
 def balanced_rows(

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from ptm_ray.core.herding import CHUNK, POOL
+from ptm_ray.core.herding import CHUNK
 from ptm_ray.core.params import Network
-from ptm_ray.core.synthetic import class_rows, require_enough
+from ptm_ray.core.synthetic import pooled_rows
 from ptm_ray.core.types import Float, Int, Tensor
 
 #: Logit of the class in labels that begin as one-hot: soft enough that the gradient of the softmax is not lost in
@@ -37,19 +37,15 @@ def correct_rows(
     names: Sequence[str],
     generator: torch.Generator,
 ) -> Int[Tensor, " chosen"]:
-    """`ipc` random rows of each class that this expert classifies correctly, class by class; others where it knows
-    fewer.
-
-    Looks at no more than `POOL` random images of a class. Raises `NotEnoughImages` where it has fewer than `ipc`.
+    """`ipc` random rows of each class that this expert classifies correctly, and others where it knows fewer, class by
+    class; see `pooled_rows`.
     """
-    chosen = []
-    for label, name in enumerate(names):
-        rows = class_rows(labels, label)
-        require_enough(name, len(rows), ipc)
-        rows = rows[torch.randperm(len(rows), generator=generator)[: max(POOL, ipc)]]
+
+    def choose(label: int, rows: Tensor) -> Tensor:
         right = logits_of(network, theta, images[rows]).argmax(1) == label
-        chosen.append(torch.cat([rows[right], rows[~right]])[:ipc])
-    return torch.cat(chosen)
+        return torch.cat([rows[right], rows[~right]])[:ipc]
+
+    return pooled_rows(labels, ipc, names, generator, choose)
 
 
 def one_hot_logits(classes: Int[Tensor, " n"], num_classes: int) -> Float[Tensor, "n classes"]:

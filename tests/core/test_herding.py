@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ptm_ray.core import nets
-from ptm_ray.core.herding import POOL, herd, herded_rows
-from ptm_ray.core.synthetic import class_rows
+from ptm_ray.core.herding import herd, herded_rows
+from ptm_ray.core.synthetic import POOL, class_rows
 from ptm_ray.errors import NotEnoughImages
 
 NAMES = ("benign", "malignant")
