@@ -19,7 +19,7 @@ import ptm_ray as ptm
 
 CORES = 2
 TRIALS = 8
-SETTINGS: dict[str, Any] = {"data": "cellphantom", "ipc": 2, "outer_steps": 120, "experts": {"count": 4, "steps": 200}}
+SETTINGS: dict[str, Any] = {"data": "cellphantom", "ipc": 2, "outer_steps": 300, "experts": {"count": 4, "steps": 200}}
 
 
 class FirstReport:
