@@ -66,7 +66,7 @@ def experts_per_hour(constants: Constants, workers: int) -> float:
 
 
 def slowdown(constants: Constants, trials: int, evaluators: int, candidates: int = 60) -> float:
-    """Time of a trial that waits for its evaluators' answers, over that of one that never does: simulated."""
+    """Time of a trial, until its last answer, over that of one which never waits for an evaluator: simulated."""
     matching = constants.every * constants.step_s
     busy_until = [0.0] * evaluators
     answered: list[list[float]] = [[] for _ in range(trials)]
@@ -84,7 +84,7 @@ def slowdown(constants: Constants, trials: int, evaluators: int, candidates: int
         evaluator = (trial + len(mine)) % evaluators
         busy_until[evaluator] = max(now, busy_until[evaluator]) + constants.validation_s
         mine.append(busy_until[evaluator])
-        ends[trial] = now
+        ends[trial] = max(now, mine[-1])
         if len(mine) < candidates:
             heapq.heappush(events, (now + matching, trial))
     mean = statistics.mean(end - offset for end, offset in zip(ends, offsets, strict=True))
@@ -133,6 +133,7 @@ def measured_slowdown(constants: Constants, trials: int, evaluators: int, candid
         for tag in range(candidates):
             time.sleep(matching)
             scorer.submit(tag + number, candidate)
+        scorer.collect(wait=True)
         took[number] = time.perf_counter() - started
 
     threads = [threading.Thread(target=trial, args=(number,)) for number in range(trials)]
