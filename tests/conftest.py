@@ -13,10 +13,10 @@ from jaxtyping import install_import_hook
 
 install_import_hook("ptm_ray.core", "beartype.beartype").__enter__()
 
-# Set before Ray is imported anywhere, as it reads them then. A token of the tests' own.
-os.environ.update(
-    RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1"
-)
+# Set before Ray is imported anywhere, as it reads them then. A token of the tests' own, one for all processes that
+# share them: a job was once refused by a Ray with another's.
+TOKEN = os.environ["RAY_AUTH_TOKEN"] if "PYTEST_XDIST_WORKER" in os.environ else secrets.token_hex(32)
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN, RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1")
 # For the tests' own S3 server, which takes any.
 os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
 
