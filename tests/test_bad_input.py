@@ -204,6 +204,7 @@ def test_images_that_are_too_small_for_a_network_are_refused(tmp_path):
     refused(tmp_path, small, ConfigError, ["8 pixels", "depth 5", "use depth 3"], ipc=1, network={"depth": 5})
     networks = {"evaluation": {"networks": ("vgg11",)}}
     refused(tmp_path, small, ConfigError, ["8 pixels", "vgg11", "needs 16 or more"], ipc=1, **networks)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_folder_of_another_run_is_refused(tmp_path):
@@ -220,6 +221,7 @@ def test_an_output_folder_whose_run_is_damaged_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").write_text('{"config": ')
     refused(tmp_path, good(tmp_path), StoreError, ["run.json is damaged", "choose another --out"], ipc=1)
+    assert (tmp_path / "out" / "run.json").read_text() == '{"config": '
 
 
 def test_an_output_folder_of_other_files_is_refused_and_left_alone(tmp_path):
@@ -232,9 +234,11 @@ def test_an_output_folder_of_other_files_is_refused_and_left_alone(tmp_path):
 def test_an_output_folder_that_can_not_be_made_is_refused(tmp_path):
     out = text("file")(tmp_path) / "out"
     refused(tmp_path, good(tmp_path), StoreError, ["file/out can't be written", "another folder"], ipc=1, out=out)
+    assert (tmp_path / "file").read_text() == "no images"
 
 
 def test_a_full_disk_is_noticed_before_the_work_begins(tmp_path, monkeypatch):
     data = good(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=2**40, used=2**40 - 2**20, free=2**20))
     refused(tmp_path, data, StoreError, ["no disk space left", "64 MiB needed, 1 MiB free", "free some"], ipc=1)
+    assert not list(tmp_path.rglob("run.json"))

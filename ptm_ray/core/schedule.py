@@ -37,15 +37,17 @@ class Progress(NamedTuple):
 class Schedule(Protocol):
     """Outer step → segment, and how the schedule moves on."""
 
-    def begin(self) -> Progress: ...
+    def begin(self) -> Progress:
+        """Where the schedule stands before the first outer step."""
 
-    def segment(self, progress: Progress, generator: torch.Generator) -> Segment: ...
+    def segment(self, progress: Progress, generator: torch.Generator) -> Segment:
+        """The segment of an outer step; what is random about it comes from `generator`."""
 
-    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress: ...
+    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
+        """Where it stands once that segment was matched with that loss."""
 
     def typical(self) -> list[tuple[float, Segment]]:
         """Segments that stand for all, each with its share of the outer steps: what a run costs is told from them."""
-        ...
 
 
 def grow(kind: str, fraction: float) -> float:
@@ -158,9 +160,7 @@ class GrowingWindow:
         return Progress(float(self.start_first + self.length))
 
     def segment(self, progress: Progress, generator: torch.Generator) -> Segment:
-        latest = round(progress.end) - self.length
-        start = int(torch.randint(self.start_min, latest + 1, (), generator=generator))
-        return Segment(start, start + self.length)
+        return self._window(round(progress.end) - self.length).segment(progress, generator)
 
     def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
         share = grow("linear", (outer_step + 1) / self.growth)
@@ -168,7 +168,10 @@ class GrowingWindow:
         return Progress(float(latest + self.length), loss, progress.steps + 1)
 
     def typical(self) -> list[tuple[float, Segment]]:
-        return [(1.0, Segment(self.start_min, self.start_min + self.length))]
+        return self._window(self.start_max).typical()
+
+    def _window(self, latest: int) -> RandomSegments:
+        return RandomSegments(latest, self.length, self.start_min)
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,16 @@ BY_AN_EXPERT = {"herding": herded_rows, "real-correct": correct_rows}
 
 
 def initial_set(problem: Problem, trajectories: TrajectorySource, seeds: Seeds) -> Synthetic:
-    """By the settings: noise, or real images, which a drawn expert or all of them may have a say in, trained as they
-    are at their last snapshots."""
+    """By the settings: noise, or real images.
+
+    A drawn expert may choose these, and all of them their labels, as trained as they are at their last snapshots.
+    """
     config, data = problem.config, problem.dataset
-    # The first inner lr is found once there is a set to try it on.
 
     def trained(expert: int) -> torch.Tensor:
         return torch.from_numpy(trajectories.vector(expert, config.experts.snapshots).copy())
 
+    # The first inner lr is found once there is a set to try it on.
     lr, draw = config.student.inner_lr or config.experts.lr, seeds.stream("initial images")
     if config.images.init == "noise":
         shape = (data.channels, data.resolution, data.resolution)
