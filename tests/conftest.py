@@ -4,6 +4,7 @@ tests of a process."""
 import functools
 import os
 import secrets
+import tempfile
 import time
 import unittest.mock
 from pathlib import Path
@@ -13,10 +14,11 @@ from jaxtyping import install_import_hook
 
 install_import_hook("ptm_ray.core", "beartype.beartype").__enter__()
 
-# Set before Ray is imported anywhere, as it reads them then. A token of the tests' own, one for all processes that
-# share them: a job was once refused by a Ray with another's.
-TOKEN = os.environ["RAY_AUTH_TOKEN"] if "PYTEST_XDIST_WORKER" in os.environ else secrets.token_hex(32)
-os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN, RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1")
+# Set before Ray is imported anywhere, as it reads them then. A token of each process' own, so that none of its jobs can
+# end up at another's Ray unseen.
+os.environ.update(
+    RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1"
+)
 # For the tests' own S3 server, which takes any.
 os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
 
@@ -26,21 +28,27 @@ def ray_cluster():
     """Ray with two CPUs and its dashboard, so that jobs can be submitted; yields its addresses."""
     import ray
     from ray._private.parameter import RayParams
+    from ray._private.utils import write_ray_address
 
     # A free port for the agent that takes jobs: two processes that share the tests have a Ray each, and with its usual
     # port the second one's jobs are refused. `ray start` has a flag for it, `ray.init` none.
     own_port = functools.partialmethod(RayParams.__init__, dashboard_agent_listen_port=0)
-    with unittest.mock.patch.object(RayParams, "__init__", own_port):
-        context = ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=True,
-            dashboard_port=0,
-            object_store_memory=256 * 2**20,
-            log_to_driver=False,
-        )
-    yield context.address_info
-    ray.shutdown()
+    # A job asks the folder of sessions for its cluster, where `ray start` leaves the address and `ray.init` does not;
+    # without it, the job is given to any Ray of this machine. Not in a folder of pytest, as sockets have short names.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as sessions:
+        with unittest.mock.patch.object(RayParams, "__init__", own_port):
+            context = ray.init(
+                address="local",
+                num_cpus=2,
+                include_dashboard=True,
+                dashboard_port=0,
+                object_store_memory=256 * 2**20,
+                log_to_driver=False,
+                _temp_dir=sessions,
+            )
+        write_ray_address(context.address_info["gcs_address"], sessions)
+        yield context.address_info
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")
