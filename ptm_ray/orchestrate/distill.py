@@ -25,7 +25,7 @@ from ptm_ray.orchestrate.crew import TRIES, Crew
 from ptm_ray.orchestrate.experts import fill_buffer
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.report import write_report
-from ptm_ray.stages.distill import Row
+from ptm_ray.stages.matching import Row
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet
 from ptm_ray.store.checkpoints import RunFolder

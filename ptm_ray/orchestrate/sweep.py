@@ -31,8 +31,9 @@ from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, experts_with_p
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import Arrays, RemoteScorer, validate_here
 from ptm_ray.report.sweep import write_sweep
-from ptm_ray.stages.distill import Distillation, Row
+from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.experts import store_of
+from ptm_ray.stages.matching import Row
 from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator

@@ -23,7 +23,8 @@ from ptm_ray.core.unroll import Gradients
 from ptm_ray.errors import PtmError, WorkerFailed, first_line
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.workers import RemoteScorer, validate_here
-from ptm_ray.stages.distill import CHECKPOINT_EVERY_S, Distillation, Row
+from ptm_ray.stages.distill import CHECKPOINT_EVERY_S, Distillation
+from ptm_ray.stages.matching import Row
 from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator, InlineScorer, Scorer

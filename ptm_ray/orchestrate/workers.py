@@ -19,8 +19,9 @@ from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.trajectory import Vector
 from ptm_ray.evaluation.protocol import Job
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
-from ptm_ray.stages.distill import Distillation, Row
+from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.experts import ExpertTrainer, store_of
+from ptm_ray.stages.matching import Row
 from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator, InlineScorer, Scorer

@@ -23,9 +23,6 @@ DOUBT = 2.0
 
 #: Share of the work that scoring on the validation split should take.
 VALIDATION_SHARE = 0.2
-#: Passes through the network that an inner step costs, forward and back with second derivatives, where an ordinary
-#: training step costs 3: counted as convolutions.
-PASSES_OF_INNER_STEP = 9
 
 
 @dataclass(frozen=True)
@@ -69,19 +66,18 @@ def standard_error(difference: Float[Tensor, " n"], labels: Int[Tensor, " n"]) -
     return float(sum(parts, torch.zeros(()).double()).sqrt()) / len(classes)
 
 
-def validate_every(config: DistillConfig, num_images: int, inner_steps: float) -> int:
+def validate_every(config: DistillConfig, num_images: int, passes: float) -> int:
     """Outer steps between two scorings: as asked, or such that these take VALIDATION_SHARE of the work.
 
-    `inner_steps`: of an outer step, on average. Counted in images through the network rather than in seconds, so that
-    a run is the same on any machine.
+    `passes`: images through the network in an outer step, on average. Counted so rather than in seconds, that a run is
+    the same on any machine.
     """
-    evaluation, student = config.evaluation, config.student
+    evaluation = config.evaluation
     if evaluation.validate_every is not None:
         return evaluation.validate_every
     batch = min(num_images, evaluation.batch_size)
     scoring = 3 * evaluation.validation_networks * evaluation.validation_steps * batch
-    matching = PASSES_OF_INNER_STEP * inner_steps * min(num_images, student.batch_size)
-    return max(1, math.ceil((1 - VALIDATION_SHARE) / VALIDATION_SHARE * scoring / matching))
+    return max(1, math.ceil((1 - VALIDATION_SHARE) / VALIDATION_SHARE * scoring / passes))
 
 
 class Selection:

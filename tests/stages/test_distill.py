@@ -11,7 +11,7 @@ from ptm_ray.core.teacher import one_hot_logits, taught_logits
 from ptm_ray.errors import DivergedError
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.scoring import Evaluator, InlineScorer
-from ptm_ray.stages.selection import PASSES_OF_INNER_STEP
+from ptm_ray.stages.trajectory_matching import PASSES_OF_INNER_STEP
 from ptm_ray.store.checkpoints import RunFolder
 from tests.small import InMemory, small_problem
 
@@ -180,7 +180,7 @@ def test_the_half_that_stands_still_stands_still(tmp_path):
     before = run.learner.synthetic.images.clone()
     next(steps)
     changed = (run.learner.synthetic.images != before).flatten(1).any(1)
-    moving = run.mitigation.moving
+    moving = run.matcher.mitigation.moving
     assert changed[moving].all()
     assert int(changed.sum()) == len(moving) == len(before) // 2
 
@@ -188,7 +188,7 @@ def test_the_half_that_stands_still_stands_still(tmp_path):
 def test_one_image_per_class_has_no_overlap_to_look_at(tmp_path):
     run = distillation(small_problem(ipc=1), tmp_path)
     assert {row.overlap for row in run.run()} == {None}
-    assert run.mitigation is None
+    assert run.matcher.mitigation is None
 
 
 def test_a_student_that_always_explodes_stops_the_run_with_the_reason(tmp_path):
@@ -246,19 +246,20 @@ PACED = {
 
 def test_a_later_segment_has_the_pace_of_what_an_inner_step_of_it_covers(tmp_path):
     run = distillation(small_problem(**PACED), tmp_path / "run")
-    assert run.segments.pace(Segment(0, 4)) == 1
-    assert run.segments.pace(Segment(0, 8)) == 1
-    assert run.segments.pace(Segment(3, 5)) == 0.5
+    assert run.matcher.segments.pace(Segment(0, 4)) == 1
+    assert run.matcher.segments.pace(Segment(0, 8)) == 1
+    assert run.matcher.segments.pace(Segment(3, 5)) == 0.5
     denser_early = {**PACED, "experts": {**PACED["experts"], "spacing": 2.0}}
     run = distillation(small_problem(**denser_early), tmp_path / "denser")
     # Snapshots at 0, 1, 2, 3, 4, 6, 9, 12, 16: 4 steps of the expert in 4 of the student, 5 in 4, 16 in 8.
-    assert [run.segments.pace(Segment(*ends)) for ends in ((0, 4), (4, 6), (0, 8))] == [1, 1.25, 2]
+    assert [run.matcher.segments.pace(Segment(*ends)) for ends in ((0, 4), (4, 6), (0, 8))] == [1, 1.25, 2]
 
 
 def test_the_inner_lr_is_learned_by_position_along_the_trajectory_and_apart_for_progressive_segments(tmp_path):
     run = distillation(small_problem(**PACED), tmp_path / "run")
-    assert run.segments.position(Segment(0, 4), run.progress) == (0, 1)
-    assert [run.segments.position(Segment(start, start + 2), run.progress).along for start in (0, 4, 6)] == [-1, 0, 0.5]
+    assert run.matcher.segments.position(Segment(0, 4), run.matcher.progress) == (0, 1)
+    places = [run.matcher.segments.position(Segment(k, k + 2), run.matcher.progress) for k in (0, 4, 6)]
+    assert [place.along for place in places] == [-1, 0, 0.5]
     list(run.run())
     assert {(row.start, row.end) == (0, 4) for row in run.rows} == {True, False}
     assert all(float(tilt) for tilt in run.learner.synthetic.tilts)
@@ -295,7 +296,7 @@ def test_mct_matches_random_segments_of_the_straight_line(tmp_path):
     first, last = (trajectories.vector(1, k).astype(float) for k in (0, 5))
     shares = []
     for snapshot in range(6):
-        found = run.trajectories.vector(1, snapshot)
+        found = run.matcher.trajectories.vector(1, snapshot)
         share = float((found - first) @ (last - first) / ((last - first) @ (last - first)))
         np.testing.assert_allclose(found, first + share * (last - first), atol=1e-6)
         shares.append(share)
@@ -309,7 +310,7 @@ def test_random_segments_on_even_snapshots_have_one_pace(tmp_path):
     run = distillation(small_problem(schedule={"kind": "random"}), tmp_path / "run")
     last = run.problem.config.experts.snapshots
     length = run.problem.config.schedule.length
-    assert {run.segments.pace(Segment(start, start + length)) for start in range(last - length + 1)} == {1.0}
+    assert {run.matcher.segments.pace(Segment(start, start + length)) for start in range(last - length + 1)} == {1.0}
 
 
 def test_the_first_inner_lr_is_searched_around_the_experts_way_spread_over_the_students_steps(tmp_path):
@@ -341,8 +342,8 @@ def test_progressive_segments_begin_where_experts_know_what_the_initial_set_teac
     found = {}
     for score in (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         run = distillation(problem, tmp_path / f"{score}", ScriptedScorer(score), trajectories)
-        found[score] = run.segments.start
-        assert run.segments.start == next((k - 1 for k in range(1, 7) if not surely_less(k, score)), 6)
+        found[score] = run.matcher.segments.start
+        assert run.matcher.segments.start == next((k - 1 for k in range(1, 7) if not surely_less(k, score)), 6)
     assert (found[0.0], found[1.0]) == (0, 6)
     assert len(set(found.values())) > 2
     first = next(distillation(problem, tmp_path / "0.6", ScriptedScorer(0.6), trajectories).run())

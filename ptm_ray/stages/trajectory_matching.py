@@ -1,0 +1,186 @@
+"""Matching trajectories: segments of experts, students of the set, and overlap mitigation on the way."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ptm_ray.core.distill import outer_step, search_inner_lr
+from ptm_ray.core.overlap import Phase
+from ptm_ray.core.schedule import Progress, Schedule, Segment
+from ptm_ray.core.synthetic import inner_batches
+from ptm_ray.core.trajectory import StraightLine, TrajectorySource
+from ptm_ray.core.unroll import Batch, Plan, plan_for
+from ptm_ray.stages import mitigation
+from ptm_ray.stages.head_start import head_start
+from ptm_ray.stages.matching import Row, Workplace
+from ptm_ray.stages.mitigation import CycleRow, Mitigation
+from ptm_ray.stages.segments import Segments
+from ptm_ray.stages.selection import validate_every
+
+#: Segments that the first inner lr is searched on.
+SEARCH_SEGMENTS = 2
+#: Passes through the network that an inner step costs, forward and back with second derivatives, where an ordinary
+#: training step costs 3: counted as convolutions.
+PASSES_OF_INNER_STEP = 9
+
+
+class TrajectoryMatching:
+    """PTM, MTT and all that differ from them in segments, experts or gradients.
+
+    `validate` scores the set as it is now on the validation split.
+    """
+
+    def __init__(self, at: Workplace, trajectories: TrajectorySource, validate: Callable[[], float]) -> None:
+        self._at, self._config = at, at.problem.config
+        if self._config.schedule.path == "straight":
+            trajectories = StraightLine(trajectories, self._config.experts.snapshots)
+        self.trajectories, self._validate = trajectories, validate
+        self._plans: dict[tuple[int, int], Plan] = {}
+
+    def begin(self, hits: Callable[[], torch.Tensor]) -> None:
+        """Finds where progressive segments begin and, where it is not given, the first inner lr."""
+        told = self._at.team.told
+        self._plan_segments(told(self._head_start(hits)))
+        self.progress = self.segments.schedule.begin()
+        if self._config.student.inner_lr is None:
+            self._at.learner.synthetic.log_lr.copy_(told(self._searched_log_lr()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where segments and mitigation stand."""
+        return {
+            "start": self.segments.start,
+            "progress": list(self.progress),
+            "mitigation": None if self.mitigation is None else self.mitigation.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a saved state."""
+        self._plan_segments(state["start"])
+        self.progress = Progress(*state["progress"])
+        if self.mitigation is not None:
+            self.mitigation.load_state_dict(state["mitigation"])
+
+    @property
+    def passes(self) -> float:
+        """Of the students: images of a batch, at each of their steps."""
+        batch = min(len(self._at.learner.synthetic.images), self._config.student.batch_size)
+        return PASSES_OF_INNER_STEP * self.segments.mean_student_steps() * batch
+
+    @property
+    def phase(self) -> Phase:
+        """Of the mitigation's cycle."""
+        return Phase.MATCH if self.mitigation is None else self.mitigation.phase
+
+    @property
+    def unfinished(self) -> bool:
+        """In mid-cycle a set is half done, and the look that begins one has scored this very set."""
+        return self.phase is not Phase.MATCH
+
+    @property
+    def cycles(self) -> list[CycleRow]:
+        """What overlap mitigation has done so far."""
+        return [] if self.mitigation is None else self.mitigation.cycles
+
+    def prepare(self, outer_step: int) -> None:
+        """Draws segment, expert and batches; looks at the overlap where a look is due."""
+        self._segment, expert = self._draw("segment", outer_step, self.segments.schedule)
+        self._batches = self._draw_batches(self._segment, outer_step)
+        self._looked = None
+        if self.mitigation is not None:
+            target = self._vector(expert, self._segment.end)
+            self._looked = self.mitigation.look(self._at.learner, target, outer_step)
+        # One segment for the whole team, lest some wait for others' longer ones; an expert for each.
+        expert = (expert + self._at.team.rank) % self.trajectories.num_experts
+        self._start, self._target = (self._vector(expert, snapshot) for snapshot in self._segment)
+
+    def update(self, step: int) -> Row:
+        """One outer step on the segment that was drawn."""
+        segment, batches, learner, phase = self._segment, self._batches, self._at.learner, self.phase
+        metrics = outer_step(
+            self._at.network,
+            learner,
+            self._start,
+            self._target,
+            batches,
+            pace=self.segments.pace(segment),
+            position=self.segments.position(segment, self.progress),
+            plan=self._plan(self._start, batches),
+            separation=None if self.mitigation is None else self.mitigation.separation(),
+            moving=None if self.mitigation is None else self.mitigation.moving,
+            mean=self._at.team.mean,
+            exact=self._config.student.gradient == "exact",
+        )
+        if not metrics.skipped:
+            self.progress = self.segments.schedule.advance(self.progress, segment, step, metrics.loss)
+        if self.mitigation is not None:
+            self.mitigation.advance(learner, step + 1, metrics.overlap)
+        return Row(
+            outer_step=step,
+            start=segment.start,
+            end=segment.end,
+            student_steps=len(batches),
+            loss=metrics.loss,
+            inner_lr=metrics.inner_lr,
+            skipped=metrics.skipped,
+            phase=str(phase),
+            overlap=metrics.overlap if self._looked is None else self._looked,
+        )
+
+    def _draw(self, stage: str, index: int, schedule: Schedule) -> tuple[Segment, int]:
+        """What the schedule asks for now, and an expert."""
+        draw = self._at.seeds.stream(stage, index)
+        segment = schedule.segment(self.progress, draw)
+        return segment, int(torch.randint(self.trajectories.num_experts, (), generator=draw))
+
+    def _draw_batches(self, segment: Segment, outer_step: int) -> list[Batch]:
+        rank = self._at.team.rank
+        draw = self._at.seeds.stream("inner batches", outer_step, *((rank,) if rank else ()))
+        images, size = self._at.learner.synthetic.images, self._config.student.batch_size
+        return inner_batches(len(images), size, self.segments.student_steps(segment), self._at.ops, draw)
+
+    def _vector(self, expert: int, snapshot: int) -> torch.Tensor:
+        return torch.from_numpy(self.trajectories.vector(expert, snapshot).copy())
+
+    def _plan_segments(self, start: int) -> None:
+        """Segments, and the mitigation that is paced by them."""
+        at = self._at
+        self.segments = Segments(at.problem, start, at.seeds.stream("first segment"))
+        self.mitigation: Mitigation | None = None
+        if mitigation.applies(at.problem):
+            pace = validate_every(self._config, len(at.learner.synthetic.images), self.passes)
+            self.mitigation = Mitigation(at.problem, at.network, at.seeds, self._validate, pace)
+
+    def _head_start(self, hits: Callable[[], torch.Tensor]) -> int:
+        """Where progressive segments begin: as asked, or as far as experts surely know less than the set."""
+        config = self._config
+        settings = config.schedule
+        if not settings.progressive or settings.start is not None or config.images.init == "noise":
+            return settings.start or 0
+        latest = config.end_max - settings.length if settings.end_min is None else settings.end_min - 1
+        return head_start(
+            self._at.network,
+            self.trajectories.vector,
+            self.trajectories.num_experts,
+            max(0, latest),
+            *self._at.problem.tensors("val"),
+            hits(),
+            self._at.seeds.stream("head start"),
+        )
+
+    def _searched_log_lr(self) -> torch.Tensor:
+        experts = self._at.problem.experts
+        # With momentum m an expert moves as if its rate were 1 / (1 − m) as large.
+        guess = experts.lr / (1 - experts.momentum) * self.segments.first_covered()
+        drawn = [self._draw("inner lr", index, self.segments.searched) for index in range(SEARCH_SEGMENTS)]
+        pairs = [(self._vector(expert, segment.start), self._vector(expert, segment.end)) for segment, expert in drawn]
+        batches = self._draw_batches(drawn[0][0], 0)
+        return torch.tensor(search_inner_lr(self._at.network, self._at.learner.synthetic, pairs, batches, guess)).log()
+
+    def _plan(self, start: torch.Tensor, batches: list[Batch]) -> Plan:
+        key = (len(batches), len(batches[0].rows))
+        if key not in self._plans:
+            budget = self._config.student.memory_mib * 2**20
+            now = self._at.learner.synthetic
+            self._plans[key] = plan_for(budget, self._at.network, start, now.images, now.labels(), batches)
+        return self._plans[key]
