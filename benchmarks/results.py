@@ -22,7 +22,7 @@ import torch
 
 import ptm_ray as ptm
 from ptm_ray.config.files import resolve
-from ptm_ray.core.herding import herded_rows
+from ptm_ray.core.coresets import coreset_rows, herd
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.data import MedicalDataset
 from ptm_ray.evaluation.protocol import summarise
@@ -118,7 +118,7 @@ class Bench:
         for seed in SEEDS:
             theta = torch.from_numpy(store.read(seed).theta[-1].copy())
             names, draw = problem.dataset.class_names, Seeds(seed).stream("herding baseline")
-            rows = herded_rows(problem.network(), theta, images, labels, ipc, names, draw)
+            rows = coreset_rows(herd, problem.network(), theta, images, labels, ipc, names, draw)
             one_hot = torch.nn.functional.one_hot(labels[rows], len(names)).float()
             chosen = images[rows].numpy(), one_hot.numpy()
             scores, _ = on_ray.evaluate(problem, *chosen, workers=cores, kinds=("synthetic",))

@@ -140,6 +140,25 @@ SETTINGS = [
         ConfigError,
         ["no labels for noise", "one-hot"],
     ),
+    (
+        "natural frequencies to learn from",
+        {"ipc": 1, "images": {"init": "real-natural"}},
+        ConfigError,
+        ["real-natural", "outer_steps is 2000", "set outer_steps to 0", "images.init to real"],
+    ),
+    (
+        "more than all images",
+        {"ipc": 5, "images": {"init": "real-natural"}, "outer_steps": 0},
+        NotEnoughImages,
+        ["12 training images", "ipc × classes is 15", "lower --ipc"],
+    ),
+    (
+        "a coreset above a class's count",
+        {"ipc": 10, "images": {"init": "k-means"}},
+        NotEnoughImages,
+        ["class '0' has 4 training images, ipc is 10"],
+    ),
+    ("outer steps below 0", {"outer_steps": -1}, ConfigError, ["outer_steps", "greater than or equal to 0", "-1"]),
     ("lr 0", {"experts": {"lr": 0}}, ConfigError, ["experts.lr", "greater than 0", "got 0"]),
     ("size not there", {"ipc": 1, "size": 64}, DataError, ["16 pixels", "not 64", "leave size out"]),
 ]

@@ -174,10 +174,14 @@ class StudentSettings(Settings):
 class ImageSettings(Settings):
     """The synthetic images, their labels and how they are updated."""
 
-    init: Literal["herding", "real", "real-correct", "real-resampled", "noise"] = "herding"
-    """herding: the training images that stand for their class best in an expert's features. real: random ones.
-    real-correct: random ones that an expert classifies correctly. real-resampled: random with replacement, where a
-    class has too few. All of these can be recognised in the result. noise: no image is touched."""
+    init: Literal[
+        "herding", "k-center", "k-means", "real", "real-correct", "real-natural", "real-resampled", "noise"
+    ] = "herding"
+    """herding: the training images that stand for their class best in an expert's features. k-center: there, those that
+    leave none of the class far away. k-means: there, those nearest to centroids of the class. real: random ones.
+    real-correct: random ones that an expert classifies correctly. real-natural: random ones of all, so that classes are
+    as frequent as they are; only where outer_steps is 0. real-resampled: random with replacement, where a class has too
+    few. All of these can be recognised in the result. noise: no image is touched."""
     optimiser: Literal["adam", "sgd"] = "adam"
     """adam: scale-free, so one rate serves all datasets. sgd: MTT's, momentum 0.5, with rates of 100 and more."""
     lr: Rate | None = None
@@ -276,8 +280,8 @@ class DistillConfig(Settings):
     approximate gradient. ftd: mtt with flat experts. A preset; any setting can follow it."""
     seed: Count = 0
     """Seed of everything but the experts."""
-    outer_steps: Positive = 2000
-    """Most outer steps; a time budget may end the run earlier."""
+    outer_steps: Count = 2000
+    """Most outer steps; a time budget may end the run earlier. 0: the first images are handed on as they are."""
     matchers: Positive = 1
     """Workers that match together, one expert each, and average their gradients at every outer step."""
     network: NetworkSettings = NetworkSettings()
@@ -306,6 +310,11 @@ class DistillConfig(Settings):
                 ends[f"{name} + length"] = (getattr(self.schedule, name) or 0) + self.schedule.length
         if self.images.init == "noise" and self.images.label_init == "experts":
             raise ValueError("experts have no labels for noise; take --images.label-init one-hot, or real images")
+        if self.images.init == "real-natural" and self.outer_steps:
+            raise ValueError(
+                f"images.init real-natural may miss a class, so it is not learned from (outer_steps is "
+                f"{self.outer_steps}); set outer_steps to 0, or images.init to real"
+            )
         for name, end in ends.items():
             if end is not None and end > last:
                 raise ValueError(

@@ -84,6 +84,12 @@ def require_enough(name: str, count: int, ipc: int) -> None:
         )
 
 
+def require_enough_in_all(num_images: int, count: int) -> None:
+    """Raises `NotEnoughImages` where there are fewer real images than are asked for, whatever their class."""
+    if num_images < count:
+        raise NotEnoughImages(f"there are {num_images} training images, ipc × classes is {count}; lower --ipc")
+
+
 def pooled_rows(
     labels: Int[Tensor, " n"],
     ipc: int,
@@ -127,6 +133,15 @@ def balanced_rows(
             order = torch.randperm(len(rows), generator=generator)[:ipc]
         chosen.append(rows[order])
     return torch.cat(chosen)
+
+
+def natural_rows(num_images: int, count: int, generator: torch.Generator) -> Int[Tensor, " chosen"]:
+    """`count` random rows of all, whatever their class: as frequent as classes are, and a rare one may be missing.
+
+    Raises `NotEnoughImages`.
+    """
+    require_enough_in_all(num_images, count)
+    return torch.randperm(num_images, generator=generator)[:count]
 
 
 def from_real(

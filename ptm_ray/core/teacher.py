@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from ptm_ray.core.herding import CHUNK
+from ptm_ray.core.coresets import CHUNK
 from ptm_ray.core.params import Network
 from ptm_ray.core.synthetic import pooled_rows
 from ptm_ray.core.types import Float, Int, Tensor

@@ -19,14 +19,21 @@ predicted = net(torch.tensor(s.normalise(pixels))).argmax(1)  # pixels: (n, heig
 ```"""
 
 
-def started_from(init: str) -> str:
-    """How the set began, and what that means for those whose images were used."""
+def started_from(init: str, outer_step: int) -> str:
+    """How the set began, and what that means for those whose images were used; `outer_step` is that of the set."""
     if init == "noise":
         return "The images were started from **Gaussian noise**; no real image was copied into them."
-    return (
-        "**Warning: the images were started from real training images**, which can be recognised in the result. "
-        "Where those are private, distil with `--images.init noise` instead."
-    )
+    what = "were started from real training images**, which can be recognised in the result"
+    if outer_step == 0:
+        what = f"are real training images** (`{init}`), as they are"
+    return f"**Warning: the images {what}. Where those are private, distil with `--images.init noise` instead."
+
+
+def number(recipe: dict[str, Any]) -> str:
+    """How many images of each class."""
+    if recipe["initialisation"] == "real-natural":
+        return f"{recipe['ipc']} images per class on average"
+    return f"{recipe['ipc']} images per class"
 
 
 def card(made: SyntheticSet, scores: dict[str, Any]) -> str:
@@ -37,7 +44,7 @@ def card(made: SyntheticSet, scores: dict[str, Any]) -> str:
     notes = "".join(f"- {note}\n" for note in data["notes"])
     inner_lr = ", ".join(f"{where.replace('_', ' ')} {lr:.4g}" for where, lr in recipe["inner_lr"].items())
     ten_lines = TEN_LINES.format(classes=len(data["class_names"]), lr=evaluation["lr"], steps=evaluation["steps"])
-    return f"""# {data["name"]}, distilled to {recipe["ipc"]} images per class
+    return f"""# {data["name"]}, distilled to {number(recipe)}
 
 {len(made.labels)} synthetic images of {len(data["class_names"])} classes ({", ".join(data["class_names"])}), made by
 ptm-ray {recipe["versions"]["ptm-ray"]} with method `{recipe["config"]["method"]}`, seed {recipe["seed"]}, from the
@@ -46,7 +53,7 @@ dataset with fingerprint `{data["fingerprint"][:16]}`. Licence of the source: {d
 {notes}
 ## How it began
 
-{started_from(recipe["initialisation"])}
+{started_from(recipe["initialisation"], recipe["outer_step"])}
 
 Distillation alone is **no guarantee of privacy**: membership and properties of the training data can be inferred from
 trajectory-matched sets (arXiv 2206.00240 and its refutation 2209.14987; 2502.12976; 2603.01053). This set has not been

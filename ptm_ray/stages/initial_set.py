@@ -1,16 +1,24 @@
 """The synthetic set before the first update."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
-from ptm_ray.core.herding import herded_rows
+from ptm_ray.core.coresets import coreset_rows, herd, k_center, k_means
 from ptm_ray.core.seeds import Seeds
-from ptm_ray.core.synthetic import Synthetic, balanced_rows, from_noise, from_real
+from ptm_ray.core.synthetic import Synthetic, balanced_rows, from_noise, from_real, natural_rows
 from ptm_ray.core.teacher import correct_rows, one_hot_logits, taught_logits
 from ptm_ray.core.trajectory import TrajectorySource
 from ptm_ray.stages.problem import Problem
 
 #: Ways to choose real images that ask a trained expert.
-BY_AN_EXPERT = {"herding": herded_rows, "real-correct": correct_rows}
+BY_AN_EXPERT: dict[str, Callable[..., torch.Tensor]] = {
+    "herding": partial(coreset_rows, herd),
+    "k-center": partial(coreset_rows, k_center),
+    "k-means": partial(coreset_rows, k_means),
+    "real-correct": correct_rows,
+}
 
 
 def initial_set(problem: Problem, trajectories: TrajectorySource, seeds: Seeds) -> Synthetic:
@@ -34,6 +42,8 @@ def initial_set(problem: Problem, trajectories: TrajectorySource, seeds: Seeds) 
             expert = int(torch.randint(trajectories.num_experts, (), generator=draw))
             choose, names = BY_AN_EXPERT[config.images.init], data.class_names
             rows = choose(problem.network(), trained(expert), images, labels, config.ipc, names, draw)
+        elif config.images.init == "real-natural":
+            rows = natural_rows(len(labels), config.ipc * data.num_classes, draw)
         else:
             resample = config.images.init == "real-resampled"
             rows = balanced_rows(labels, config.ipc, data.class_names, draw, replacement=resample)

@@ -12,7 +12,7 @@ from ptm_ray.config import DistillConfig
 from ptm_ray.config.models import ExpertSettings
 from ptm_ray.core import nets, whitening
 from ptm_ray.core.params import Network
-from ptm_ray.core.synthetic import require_enough
+from ptm_ray.core.synthetic import require_enough, require_enough_in_all
 from ptm_ray.core.trajectory import snapshot_steps
 from ptm_ray.core.types import Float, Int, Tensor
 from ptm_ray.data import MedicalDataset
@@ -95,7 +95,9 @@ class Problem:
             raise ConfigError(
                 f"ZCA of {data.resolution}-pixel images is too large (at most {ZCA_LARGEST}); set experts.zca to false"
             )
-        if config.images.init in ("herding", "real", "real-correct"):
+        if config.images.init == "real-natural":
+            require_enough_in_all(len(data.train), config.ipc * data.num_classes)
+        elif config.images.init not in ("real-resampled", "noise"):
             counts = np.bincount(data.train.labels, minlength=data.num_classes)
             for name, count in zip(data.class_names, counts, strict=True):
                 require_enough(name, int(count), config.ipc)

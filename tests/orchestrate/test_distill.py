@@ -89,6 +89,25 @@ def test_noise_is_said_on_the_card(made, tmp_path):
     assert ptm.SyntheticSet.load(result.set).recipe["initialisation"] == "noise"
 
 
+def test_a_set_of_natural_frequencies_is_scored_and_its_card_says_that_it_is_real(made, tmp_path):
+    _, _, experts = made
+    settings = {**SETTINGS, "images": {"init": "real-natural"}, "outer_steps": 0}
+    data = small_dataset()
+    result = ptm.distill(data, out=tmp_path, experts_dir=experts, **settings)
+    assert result.cost["outer_steps"] == 0
+    assert result.scores["synthetic"]["balanced_accuracy"]["n"] == 2
+    kept = ptm.SyntheticSet.load(result.set)
+    assert len(kept.labels) == 6
+    for picture, label in zip(kept.pixels, kept.labels, strict=True):
+        assert (data.train.images[data.train.labels == label] == picture).all((1, 2, 3)).any()
+    card = (result.set / "card.md").read_text()
+    assert "2 images per class on average" in card
+    assert "are real training images** (`real-natural`), as they are" in card
+    assert {"set", "curve.png", "result.json"} <= {path.name for path in tmp_path.iterdir()}
+    again = ptm.distill(data, out=tmp_path, experts_dir=experts, **settings)
+    assert again.scores == result.scores
+
+
 def test_more_workers_than_cpus_are_refused_with_what_there_is(tmp_path):
     with pytest.raises(ConfigError, match="9 workers asked for, but Ray has 2 CPUs"):
         ptm.distill(small_dataset(), out=tmp_path / "run", experts_dir=tmp_path, workers=9, **SETTINGS)

@@ -53,7 +53,26 @@ def test_scores_are_percent_with_their_spread():
 
 
 def test_the_card_says_how_the_set_began_and_warns_of_real_images():
-    assert "Warning" in started_from("real")
-    assert "Warning" in started_from("real-resampled")
-    assert "Gaussian noise" in started_from("noise")
-    assert "Warning" not in started_from("noise")
+    for init in ("real", "real-resampled", "k-means"):
+        assert "Warning: the images were started from real training images" in started_from(init, 7)
+        assert "Warning: the images are real training images" in started_from(init, 0)
+    for outer_step in (0, 7):
+        assert "Gaussian noise" in started_from("noise", outer_step)
+        assert "Warning" not in started_from("noise", outer_step)
+
+
+def test_the_curve_is_drawn_for_a_run_without_outer_steps(tmp_path):
+    scored = [{"outer_step": 0, "balanced_accuracy": 0.5}]
+    curve({"rows": [], "validation": scored, "cycles": [], "kept_outer_step": 0}, tmp_path / "curve.png")
+    assert np.asarray(Image.open(tmp_path / "curve.png").convert("L")).std() > 5
+
+
+def test_a_class_without_images_has_an_empty_row_in_the_grid(tmp_path):
+    whole = painted()
+    keep = whole.labels == 1
+    made = SyntheticSet(whole.images[keep], whole.pixels[keep], whole.labels[keep], None, whole.recipe)
+    grid(made, tmp_path / "grid.png")
+    shown = np.asarray(Image.open(tmp_path / "grid.png").convert("L"))
+    grid(whole, tmp_path / "whole.png")
+    assert shown.shape == np.asarray(Image.open(tmp_path / "whole.png").convert("L")).shape
+    assert (shown[: shown.shape[0] // 2] < 10).mean() < 0.05

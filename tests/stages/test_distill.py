@@ -1,5 +1,6 @@
 """The loop in one process: resumable bit for bit, keeping what validation tells it to, clear when it diverges."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 from ptm_ray.core.schedule import Segment
+from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.teacher import one_hot_logits, taught_logits
 from ptm_ray.errors import DivergedError
 from ptm_ray.stages.distill import Distillation
+from ptm_ray.stages.initial_set import initial_set
 from ptm_ray.stages.scoring import Evaluator, InlineScorer
 from ptm_ray.stages.trajectory_matching import PASSES_OF_INNER_STEP
 from ptm_ray.store.checkpoints import RunFolder
@@ -225,6 +228,37 @@ def test_noise_touches_no_image_and_real_images_are_training_images(tmp_path):
         assert (train[labels == label] == image).flatten(1).all(1).any()
     assert abs(float(noise.learner.synthetic.images.mean())) < 0.1
     assert not (train[:, None] == noise.learner.synthetic.images[None]).flatten(2).all(2).any()
+
+
+@pytest.mark.parametrize("init", ["herding", "k-center", "k-means", "real", "real-correct", "real-natural", "noise"])
+def test_without_outer_steps_the_first_images_are_handed_on_and_scored(tmp_path, init):
+    problem = small_problem(images={"init": init}, outer_steps=0)
+    run = distillation(problem, tmp_path, ScriptedScorer(0.5))
+    first = run.learner.synthetic.images.clone()
+    assert list(run.run()) == []
+    assert torch.equal(run.result().images, first)
+    assert run.selection.scores == [(0, 0.5)]
+    again = distillation(problem, tmp_path, ScriptedScorer(0.9))
+    assert list(again.run()) == []
+    assert torch.equal(again.result().images, first)
+    assert again.selection.scores == [(0, 0.5)]
+    train, labels = problem.tensors("train")
+    shown = zip(first, again.result().classes, strict=True)
+    assert all((train[labels == k] == image).flatten(1).all(1).any() for image, k in shown) == (init != "noise")
+    assert len(first) == problem.config.ipc * 3
+
+
+def test_ways_to_choose_real_images_choose_others(tmp_path):
+    trajectories = InMemory(small_problem())
+    ways = ("herding", "k-center", "k-means", "real", "real-natural")
+    firsts = []
+    for init in ways:
+        problem = small_problem(images={"init": init}, outer_steps=0)
+        firsts.append(initial_set(problem, trajectories, Seeds(0)))
+    assert all(not torch.equal(a.images, b.images) for a, b in itertools.combinations(firsts, 2))
+    balanced, natural = [0, 0, 1, 1, 2, 2], firsts[-1].classes.tolist()
+    assert all(first.classes.tolist() == balanced for first in firsts[:-1])
+    assert natural != balanced
 
 
 def test_images_stay_between_black_and_white_unless_told_otherwise(tmp_path):
