@@ -47,6 +47,12 @@ def test_norm_relu_pool_and_both_derivatives_are_those_of_its_formula(size):
     same(derivatives(norm_relu_pool, leaves), derivatives(slow_block, leaves))
 
 
+def test_derivatives_do_not_depend_on_the_order_of_maps_in_memory():
+    last = draw(3, 4, 8, 8).detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    leaves = [last, draw(4, seed=1), draw(4, seed=2)]
+    same(derivatives(norm_relu_pool, leaves), derivatives(slow_block, leaves))
+
+
 def test_the_scale_and_shift_of_maps_far_from_zero_hold_too():
     x = (5 + 0.01 * draw(2, 3, 6, 6).detach()).requires_grad_()
     leaves = [x, draw(3, seed=1), draw(3, seed=2)]

@@ -145,5 +145,7 @@ def norm_relu_pool(
     eps: float = 1e-5,
 ) -> Float[Tensor, "batch maps rows columns"]:
     """Instance norm with scale and shift, ReLU, then means of 2×2 blocks. Twice differentiable, in reverse."""
-    out: Tensor = _NormReluPool.apply(x, weight, bias, eps)  # type: ignore[no-untyped-call]
+    # The framework's own group norm brings x and its gradient to one order in memory; called directly as here, its
+    # derivative is silently wrong for a channels-last x, which is what a cropped image leads to.
+    out: Tensor = _NormReluPool.apply(x.contiguous(), weight, bias, eps)  # type: ignore[no-untyped-call]
     return out
