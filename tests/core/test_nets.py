@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from ptm_ray.core import nets
+from ptm_ray.core import augment, nets
 from ptm_ray.core.nets.convnet import default_depth, max_depth
 from ptm_ray.core.nets.registry import ARCHITECTURES, SMALLEST
 from ptm_ray.errors import ConfigError
@@ -150,3 +151,35 @@ def test_images_below_the_smallest_are_refused(name):
 def test_an_unknown_network_is_answered_by_the_near_name():
     with pytest.raises(ConfigError, match="unknown network 'convnets'; did you mean 'convnet'"):
         nets.build("convnets", channels=1, resolution=32, classes=2)
+
+
+def plain_convnet(named, images):
+    """Instance norm, ReLU and average pooling by the framework, differentiated by it."""
+    x = images
+    for block in range(2):
+        x = F.conv2d(x, named[f"net.convs.{block}.weight"], padding=1)
+        norm = (named[f"net.norms.{block}.{part}"] for part in ("weight", "bias"))
+        x = F.avg_pool2d(F.relu(F.instance_norm(x, None, None, *norm)), 2)
+    return F.linear(x.flatten(1), named["net.classifier.weight"], named["net.classifier.bias"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("op", sorted(augment.OPS))
+def test_both_derivatives_are_the_framework_s_however_images_were_augmented(op, channels):
+    """A network of ours stands on both sides of most other comparisons: what it gets wrong, they can't see."""
+    draw = torch.Generator().manual_seed(0)
+    network = nets.build("convnet", channels=channels, resolution=16, classes=3, **SMALL)
+    theta = network.init(draw, torch.float64).requires_grad_()
+    images = torch.randn(4, channels, 16, 16, generator=draw, dtype=torch.float64).requires_grad_()
+    along = torch.randn(theta.shape, generator=draw, dtype=torch.float64)
+    drawn = augment.draw((op,), 4, draw)
+
+    def derivatives(logits_of):
+        loss = F.cross_entropy(logits_of(augment.apply(drawn, images)), torch.tensor([0, 1, 2, 0]))
+        (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+        return gradient.detach(), *torch.autograd.grad(gradient @ along, (theta, images))
+
+    ours = derivatives(lambda seen: network.logits(theta, seen))
+    plain = derivatives(lambda seen: plain_convnet(network.unflatten(theta), seen))
+    for found, expected in zip(ours, plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
