@@ -8,7 +8,7 @@ what an op leaves empty.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -133,3 +133,13 @@ def apply(draw: Draw, images: Images) -> Images:
     if not draw.op:
         return images
     return OPS[draw.op](images, draw.strength.to(images.device))
+
+
+def siamese(ops: Sequence[str], labels: Iterable[int], generator: torch.Generator) -> dict[int, Draw]:
+    """For each class one op and one strength, (1, 2), that all of its images share, real and synthetic."""
+    return {label: draw(ops, 1, generator) for label in sorted(labels)}
+
+
+def apply_to_all(draw: Draw, images: Images) -> Images:
+    """A siamese draw on every one of these images."""
+    return apply(Draw(draw.op, draw.strength.expand(len(images), -1)), images)
