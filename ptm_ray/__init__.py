@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptm_ray.api import (
+        BenchResult,
         DistillResult,
         SweepResult,
         SyntheticSet,
+        bench,
         distill,
         evaluate,
         load_dataset,
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "BenchResult",
     "DistillResult",
     "SweepResult",
     "SyntheticSet",
+    "bench",
     "distill",
     "evaluate",
     "load_dataset",
@@ -37,7 +41,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        # Tune takes half a second to import, which those who never sweep need not wait for.
-        home = "ptm_ray.orchestrate.sweep" if name == "SweepResult" else "ptm_ray.api"
-        return getattr(import_module(home), name)
+        # Tune and the report of benchmarks take a moment to import, which those who need neither need not wait for.
+        homes = {"SweepResult": "ptm_ray.orchestrate.sweep", "BenchResult": "ptm_ray.orchestrate.bench"}
+        return getattr(import_module(homes.get(name, "ptm_ray.api")), name)
     raise AttributeError(f"module 'ptm_ray' has no attribute {name!r}")

@@ -8,6 +8,7 @@ import numpy as np
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.base import merge
 from ptm_ray.config.files import read_table, resolve
+from ptm_ray.config.suite import SuiteConfig, read_suite
 from ptm_ray.config.sweep import SweepConfig, read_sweep
 from ptm_ray.data import MedicalDataset
 from ptm_ray.data import load_dataset as load_dataset
@@ -22,6 +23,7 @@ from ptm_ray.store.artefact import SyntheticSet as SyntheticSet
 from ptm_ray.store.places import Place, cache
 
 if TYPE_CHECKING:
+    from ptm_ray.orchestrate.bench import BenchResult as BenchResult
     from ptm_ray.orchestrate.sweep import SweepResult as SweepResult
 
 Data = str | Path | MedicalDataset
@@ -171,6 +173,33 @@ def sweep(
     dataset = _dataset(data or first.data, first, data_root)
     root = Place.of(experts_dir or default_experts_dir())
     return on_tune.sweep(asked, dataset, Place.of(out), experts_root=root, workers=workers, watcher=watcher)
+
+
+def bench(
+    asked: SuiteConfig | dict[str, Any] | str | Path,
+    *,
+    out: str | Path,
+    experts_dir: str | Path | None = None,
+    data_root: str | Path | None = None,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+) -> "BenchResult":
+    """Compares methods on datasets under one protocol: a tidy table, tables for people and pictures, into `out`.
+
+    `asked` is a suite file (tune_configs/suites has some), or what such a file says. The same call with the same `out`
+    goes on where a stopped one ended, and runs again what failed or has changed.
+    """
+    # Its report draws pictures with matplotlib, which those who never compare need not wait for.
+    from ptm_ray.orchestrate import bench as on_bench
+
+    if isinstance(asked, str | Path):
+        asked = read_suite(Path(asked))
+    elif not isinstance(asked, SuiteConfig):
+        asked = SuiteConfig.of(asked)
+    root = Place.of(experts_dir or default_experts_dir())
+    return on_bench.bench(
+        asked, Place.of(out), experts_root=root, data_root=data_root, workers=workers, watcher=watcher
+    )
 
 
 def held_sweep(out: str | Path) -> SweepConfig:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ptm_ray import __version__
-from ptm_ray.cli import distill, doctor, evaluate, experts, submit, sweep
+from ptm_ray.cli import bench, distill, doctor, evaluate, experts, submit, sweep
 from ptm_ray.cli.flags import one_line
 from ptm_ray.errors import ConfigError, PtmError, WorkerFailed, did_you_mean
 
@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "experts": (experts.main, "train the experts of a dataset, to be shared by many distillations"),
     "evaluate": (evaluate.main, "score any synthetic set beside random real images and full data"),
     "sweep": (sweep.main, "search settings with Ray Tune: a table of trials, and the best one's set"),
+    "bench": (bench.main, "compare methods on several datasets under one protocol"),
     "submit": (submit.main, "any of these as a job on a Ray cluster"),
     "doctor": (doctor.main, "what this machine has: versions, cores, memory, GPUs, Ray, datasets"),
 }

@@ -1,9 +1,9 @@
-"""JSON Schemas of settings files and sweep files, for editors that complete and check TOML as it is written.
+"""JSON Schemas of settings, sweep and suite files, for editors that complete and check TOML as it is written.
 
     python -m ptm_ray.config.schema FOLDER
 
-writes `settings.json` and `sweep.json`. They know names, kinds and bounds; what settings say of each other, only
-reading them finds.
+writes `settings.json`, `sweep.json` and `suite.json`. They know names, kinds and bounds; what settings say
+of each other, only reading them finds.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ptm_ray.config.models import DistillConfig
+from ptm_ray.config.suite import FULL, SuiteConfig
 from ptm_ray.config.sweep import SHARED, SweepConfig
 
 Schema = dict[str, Any]
@@ -37,6 +38,18 @@ def sweep_schema() -> Schema:
         del space["properties"][name]
     sweep["properties"]["space"] = {**space, "patternProperties": {DOTTED: values}}
     return {**sweep, "$defs": definitions}
+
+
+def suite_schema() -> Schema:
+    """Of a suite of a benchmark: its settings and those of each variant as above; methods as a list or a table."""
+    settings, suite = settings_schema(), _plain(SuiteConfig.model_json_schema())
+    definitions = settings.pop("$defs")
+    known, variants = settings["properties"]["method"]["enum"], suite["properties"]["methods"]
+    names = {"type": "array", "minItems": 1, "items": {"enum": [*known, FULL]}}
+    tables = {"type": "object", "minProperties": 1, "additionalProperties": settings}
+    suite["properties"]["methods"] = {**_described(variants), "anyOf": [names, tables]}
+    suite["properties"]["settings"] = settings
+    return {**suite, "$defs": definitions}
 
 
 def _space(table: Schema, definitions: Mapping[str, Schema]) -> Schema:
@@ -71,9 +84,9 @@ def _plain(part: Any) -> Any:
 
 
 def main(folder: Path) -> None:
-    """Writes both."""
+    """Writes all of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, schema in (("settings", settings_schema()), ("sweep", sweep_schema())):
+    for name, schema in (("settings", settings_schema()), ("sweep", sweep_schema()), ("suite", suite_schema())):
         (folder / f"{name}.json").write_text(json.dumps(schema, indent=1, ensure_ascii=False) + "\n")
 
 

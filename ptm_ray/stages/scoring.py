@@ -29,10 +29,11 @@ class Evaluator:
             self._held[part] = self._problem.tensors(part)
         return self._held[part]
 
-    def _one_hot(self, labels: Tensor) -> Tensor:
+    def one_hot(self, labels: Tensor) -> Tensor:
+        """Labels as probabilities."""
         return torch.nn.functional.one_hot(labels, self._problem.dataset.num_classes).float()
 
-    def _random_set(self, ipc: int, draw: int) -> TrainingSet:
+    def random_set(self, ipc: int, draw: int) -> TrainingSet:
         """Random real images of equal number; with replacement only where a class has too few."""
         images, labels = self._real("train")
         names = self._problem.dataset.class_names
@@ -43,15 +44,19 @@ class Evaluator:
         except NotEnoughImages:
             stream = Seeds(0).stream("random baseline", draw)
             rows = balanced_rows(labels, ipc, names, stream, replacement=True)
-        return images[rows], self._one_hot(labels[rows])
+        return images[rows], self.one_hot(labels[rows])
+
+    def full_set(self) -> TrainingSet:
+        """All training images."""
+        images, labels = self._real("train")
+        return images, self.one_hot(labels)
 
     def training_set(self, job: Job, synthetic: TrainingSet | None, ipc: int) -> TrainingSet:
         """What the job trains on."""
         if job.kind == "random":
-            return self._random_set(ipc, job.draw)
+            return self.random_set(ipc, job.draw)
         if job.kind == "full":
-            images, labels = self._real("train")
-            return images, self._one_hot(labels)
+            return self.full_set()
         if synthetic is None:
             raise ValueError("a synthetic job needs a synthetic set")
         return synthetic
@@ -59,9 +64,12 @@ class Evaluator:
     def run(self, job: Job, synthetic: TrainingSet | None, ipc: int) -> dict[str, float]:
         """Metrics of one fresh network on the test split."""
         settings = self._problem.config.evaluation
-        recipe = self._recipe(settings.full_steps if job.kind == "full" else settings.steps)
-        network, train_on = self._problem.network(job.network), self.training_set(job, synthetic, ipc)
-        return train_and_score(network, train_on, self._real("test"), recipe, job.seed)
+        recipe = self.recipe(settings.full_steps if job.kind == "full" else settings.steps)
+        return self.test(job.network, self.training_set(job, synthetic, ipc), recipe, job.seed)
+
+    def test(self, network: str, train_on: TrainingSet, recipe: TrainRecipe, seed: int) -> dict[str, float]:
+        """Metrics on the test split of one fresh network of this architecture."""
+        return train_and_score(self._problem.network(network), train_on, self._real("test"), recipe, seed)
 
     def validate(self, synthetic: TrainingSet) -> Float[Tensor, " n"]:
         """For each image of the validation split, the share of a few matching networks that know its class.
@@ -69,12 +77,13 @@ class Evaluator:
         Their seeds differ from those of the final evaluation, which so stays independent of what was chosen here.
         """
         settings, (images, labels) = self._problem.config.evaluation, self._real("val")
-        network, recipe = self._problem.network(), self._recipe(settings.validation_steps)
+        network, recipe = self._problem.network(), self.recipe(settings.validation_steps)
         seeds = [10_000 + k for k in range(settings.validation_networks)]
         found = [hits(train_and_predict(network, synthetic, images, recipe, seed), labels) for seed in seeds]
         return torch.stack(found).mean(0)
 
-    def _recipe(self, steps: int) -> TrainRecipe:
+    def recipe(self, steps: int) -> TrainRecipe:
+        """How every set is trained on, for so many steps."""
         settings = self._problem.config.evaluation
         return TrainRecipe(
             steps=steps,

@@ -1,0 +1,144 @@
+"""What a benchmark is: datasets × images per class × methods × seeds, one budget and one protocol for all."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from ptm_ray.config.base import Settings, merge
+from ptm_ray.config.files import read_table, resolve
+from ptm_ray.config.models import DistillConfig, Positive, Rate
+from ptm_ray.config.presets import KINDS, TRAJECTORY
+from ptm_ray.errors import ConfigError
+
+#: How a set is scored, beside `unified`, the main figure: one recipe for all, after the time budget.
+Condition = Literal["unified", "published", "equal-steps", "hard-labels", "twin", "no-augmentation"]
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+#: Kinds of methods that learn nothing: all of the training images, whatever ipc says, and some of them as they are.
+FULL, SELECTION = "full", "selection"
+#: Outer steps where time ends a run.
+UNBOUNDED = 10**6
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One distillation of a benchmark, by name; `ipc` is 0 for full data."""
+
+    dataset: str
+    ipc: int
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Good for a folder."""
+        return f"{Path(self.dataset).stem}-ipc{self.ipc}-{self.method}-{self.seed}"
+
+
+class SuiteConfig(Settings):
+    """A benchmark, whole."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """What tables call it."""
+    datasets: tuple[str, ...] = Field(min_length=1)
+    """Datasets as `--data` takes them; `pathmnist@64` is one at 64 pixels. Files are looked for in --data-root too."""
+    ipc: tuple[Positive, ...] = Field(min_length=1)
+    """Synthetic images per class."""
+    methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    """A list of methods, or a table of variants: name → `method` and settings that differ from its preset's."""
+    seeds: Positive = 2
+    """Distillations of each; of random images, draws."""
+    budget_minutes: Rate | None = None
+    """Wall time of each distillation on its one core, after shared experts; by default until its outer steps are
+    done."""
+    equal_steps: Positive | None = None
+    """Outer steps after which every set is scored as well, so that methods can be compared at equal numbers of them."""
+    conditions: tuple[Condition, ...] = CONDITIONS
+    """How sets are scored. unified: one recipe. published: at the inner lr that the set learned, as trajectory methods
+    publish it. equal-steps: after `equal_steps`. hard-labels, twin (of sets with soft labels): with their labels made
+    hard; random real images with the set's labels. no-augmentation: unified without DSA."""
+    extra_seeds: Positive = 1
+    """Evaluation networks of each condition but `unified`, which has `settings.evaluation.seeds`."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of every cell, as in a settings file."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, values: Any) -> Any:
+        methods = values.get("methods") if isinstance(values, Mapping) else None
+        if not isinstance(methods, list | tuple):
+            return values
+        _no_duplicates("methods", methods)
+        return {**values, "methods": {str(name): {"method": name} for name in methods}}
+
+    @model_validator(mode="after")
+    def _no_cell_twice(self) -> "SuiteConfig":
+        _no_duplicates("datasets", self.datasets)
+        _no_duplicates("ipc", self.ipc)
+        stems = [Path(dataset).stem for dataset in self.datasets]
+        _no_duplicates("datasets, by the names of their files,", stems)
+        asked = [repr(sorted(table.items())) for table in self.methods.values()]
+        for name, text in zip(self.methods, asked, strict=True):
+            first = list(self.methods)[asked.index(text)]
+            if first != name:
+                raise ValueError(f"methods {first!r} and {name!r} are the same; take one of them out")
+        return self
+
+    def check(self) -> "SuiteConfig":
+        """Itself, if every cell's settings can be. Raises `ConfigError` with near names."""
+        for name in self.methods:
+            for ipc in self.ipc:
+                try:
+                    self.config(Cell(self.datasets[0], ipc, name, 0))
+                except ConfigError as error:
+                    raise ConfigError(f"methods.{name}, ipc {ipc}: {error}") from None
+        return self
+
+    def cells(self) -> list[Cell]:
+        """All of them: seed by seed and ipc by ipc, so that what is done early has all methods beside each other."""
+        found = [
+            Cell(dataset, ipc, method, seed)
+            for seed in range(self.seeds)
+            for ipc in self.ipc
+            for dataset in self.datasets
+            for method in self.methods
+            if self.kind(method) != FULL
+        ]
+        full = [method for method in self.methods if self.kind(method) == FULL]
+        return [*(Cell(dataset, 0, method, 0) for dataset in self.datasets for method in full), *found]
+
+    def kind(self, method: str) -> str:
+        """trajectory, matching (of gradients or distributions), selection (real images as they are) or full."""
+        return KINDS.get(str(self.methods[method].get("method", method)), TRAJECTORY)
+
+    def kinds(self) -> dict[str, str]:
+        """Of all methods."""
+        return {method: self.kind(method) for method in self.methods}
+
+    def config(self, cell: Cell) -> DistillConfig:
+        """The settings of a cell. Raises `ConfigError`."""
+        data, _, size = cell.dataset.partition("@")
+        if size and not size.isdigit():
+            raise ConfigError(f"dataset {cell.dataset!r}: what follows @ is a size in pixels, such as {data}@64")
+        own: dict[str, Any] = {"data": data, "ipc": max(1, cell.ipc), "seed": cell.seed}
+        if size:
+            own["size"] = int(size)
+        # Full data is what sets are compared with, no way to make one: its networks are trained by the same settings.
+        method = {"method": "random"} if self.kind(cell.method) == FULL else self.methods[cell.method]
+        learned = self.kind(cell.method) not in (FULL, SELECTION)
+        budget = {"outer_steps": UNBOUNDED} if self.budget_minutes is not None and learned else {}
+        return resolve(merge(budget, self.settings), {"method": cell.method, **method}, own)
+
+
+def read_suite(path: Path) -> SuiteConfig:
+    """A suite from a TOML or JSON file. Raises `ConfigError` in one line."""
+    return SuiteConfig.of(read_table(path)).check()
+
+
+def _no_duplicates(what: str, values: Sequence[Any]) -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise ValueError(f"{what} name {twice[0]!r} twice; once is enough")

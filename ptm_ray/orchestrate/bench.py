@@ -1,0 +1,233 @@
+"""Benchmarks on Ray: experts once for all that share them, then one cell on every CPU."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+
+from ptm_ray.config import DistillConfig
+from ptm_ray.config.suite import FULL, Cell, SuiteConfig
+from ptm_ray.data import MedicalDataset, load_dataset
+from ptm_ray.errors import PtmError
+from ptm_ray.orchestrate.buffer import TrajectoryBuffer
+from ptm_ray.orchestrate.crew import Crew
+from ptm_ray.orchestrate.distill import Nobody, Watcher, experts_with_progress
+from ptm_ray.orchestrate.session import connected, count_workers
+from ptm_ray.report.bench import write_bench
+from ptm_ray.stages.cell import Score, run_cell
+from ptm_ray.stages.experts import store_of
+from ptm_ray.stages.memory import keep_memory
+from ptm_ray.stages.problem import Problem
+from ptm_ray.store.cells import TABLE, CellTable
+from ptm_ray.store.checkpoints import RunFolder
+from ptm_ray.store.places import Place
+
+log = logging.getLogger(__name__)
+
+#: Folder, below a benchmark's own, of what its cells are working on.
+WORK = "work"
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Where table and report lie, how many cells there are, and how many of them failed."""
+
+    table: Path | str
+    report: Path | str
+    cells: int
+    failed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the last line of `ptm-ray bench --json`."""
+        return {"table": str(self.table), "report": str(self.report), "cells": self.cells, "failed": self.failed}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A cell that is to be run: its problem, and the key of the experts that it shares."""
+
+    cell: Cell
+    problem: Problem
+    experts: str
+    fingerprint: str
+
+
+def bench(
+    asked: SuiteConfig,
+    out: Place,
+    *,
+    experts_root: Place,
+    data_root: str | Path | None = None,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+) -> BenchResult:
+    """Every cell of a suite, its tidy table, tables for people and pictures, into `out`.
+
+    An `out` that holds this suite is gone on with: a cell is run again only where it failed or its settings, images or
+    protocol have changed. A cell that fails is a row with its error; the others go on. Raises `PtmError` of some kind
+    for a suite that can't be, before any expert trains.
+    """
+    watcher, out = watcher or Nobody(), out.absolute()
+    asked.check()
+    RunFolder(out).claim({"suite": asked.name})
+    table = CellTable(out)
+    runner = _Runner(asked, out, table, experts_root.absolute(), watcher)
+    cells = asked.cells()
+    try:
+        todo = list(runner.tasks(cells, data_root))
+        if todo:
+            with connected(workers):
+                runner.run(todo, count_workers(workers))
+    finally:
+        if table.rows:
+            out.push(*write_bench(out.local, table.rows, asked.kinds()))
+    wanted = {(cell.dataset, cell.ipc, cell.method, cell.seed) for cell in cells}
+    failed = {k for row in table.rows if row["error"] and (k := _key_of(row)) in wanted}
+    return BenchResult((out / TABLE).shown, (out / "results.md").shown, len(wanted), len(failed))
+
+
+def _key_of(row: dict[str, Any]) -> tuple[str, int, str, int]:
+    return row["dataset"], row["ipc"], row["method"], row["seed"]
+
+
+def fingerprint(asked: SuiteConfig, config: DistillConfig, dataset: MedicalDataset) -> str:
+    """Of whatever decides a cell's result: 16 hex digits."""
+    protocol = asked.model_dump(mode="json", include={"budget_minutes", "equal_steps", "conditions", "extra_seeds"})
+    whole = [protocol, config.model_dump(mode="json"), dataset.fingerprint]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@ray.remote(num_cpus=1, max_calls=1, max_retries=0)
+def _run_cell(
+    dataset: list[Any],
+    config: DistillConfig,
+    buffer: TrajectoryBuffer,
+    folder: Place,
+    asked: SuiteConfig,
+    cell: Cell,
+) -> list[Score]:
+    """A cell in a process of its own, whose peak of memory is then the cell's."""
+    torch.set_num_threads(1)
+    keep_memory()
+    return run_cell(Problem(ray.get(dataset[0]), config), buffer, RunFolder(folder), asked, cell)
+
+
+class _Runner:
+    """Runs the cells of a suite that are not done."""
+
+    def __init__(self, asked: SuiteConfig, out: Place, table: CellTable, experts_root: Place, watcher: Watcher) -> None:
+        self._asked, self._out, self._table, self._experts_root = asked, out, table, experts_root
+        self._watcher = watcher
+
+    def tasks(self, cells: list[Cell], data_root: str | Path | None) -> Iterator[_Task]:
+        """Those that are to be run. A cell whose images or settings can't be is recorded as failed."""
+        datasets: dict[str, MedicalDataset | PtmError] = {}
+        for cell in cells:
+            config = self._asked.config(cell)
+            if cell.dataset not in datasets:
+                try:
+                    datasets[cell.dataset] = load_dataset(config.data, size=config.size, data_root=data_root)
+                except PtmError as error:
+                    datasets[cell.dataset] = error
+            dataset = datasets[cell.dataset]
+            try:
+                if isinstance(dataset, PtmError):
+                    raise dataset
+                problem = Problem(dataset, config).check()
+            except PtmError as error:
+                self._failed(cell, error)
+                continue
+            print_of = fingerprint(self._asked, config, dataset)
+            if not self._table.done((cell.dataset, cell.ipc, cell.method, cell.seed), print_of):
+                yield _Task(cell, problem, store_of(problem, self._experts_root).key, print_of)
+
+    def run(self, todo: list[_Task], workers: int) -> None:
+        """Experts first, on all CPUs; then a cell on each."""
+        held = {task.problem.dataset.fingerprint: [ray.put(task.problem.dataset)] for task in todo}
+        buffers, experts_s = self._experts(todo, workers)
+        waiting = [task for task in todo if task.experts in buffers]
+        running: dict[Any, _Task] = {}
+        done, started = 0, time.monotonic()
+        while waiting or running:
+            while waiting and len(running) < workers:
+                task = waiting.pop(0)
+                shared = held[task.problem.dataset.fingerprint], task.problem.config, buffers[task.experts]
+                running[_run_cell.remote(*shared, self._folder(task), self._asked, task.cell)] = task
+            now = ", ".join(task.cell.name for task in running.values())
+            self._watcher.update("cells", done, done + len(waiting) + len(running), now)
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            self._finish(running.pop(ready), ready, buffers, experts_s)
+            done += 1
+        self._watcher.update("cells", done, done, f"{time.monotonic() - started:.0f} s")
+
+    def _experts(self, todo: list[_Task], workers: int) -> tuple[dict[str, TrajectoryBuffer], dict[str, float | None]]:
+        """The trajectories of every kind of expert that is asked for, by its key, and the seconds that they took."""
+        buffers: dict[str, TrajectoryBuffer] = {}
+        seconds: dict[str, float | None] = {}
+        wanted = {task.experts: task.problem for task in todo}
+        for key, problem in wanted.items():
+            store = store_of(problem, self._experts_root)
+            new = len(store.missing(problem.experts.count)) == problem.experts.count
+            started = time.monotonic()
+            try:
+                with Crew.start(ray.put(problem), min(workers, problem.experts.count)) as crew:
+                    buffers[key] = experts_with_progress(problem, crew, self._experts_root, self._watcher)
+            except PtmError as error:
+                for task in todo:
+                    if task.experts == key:
+                        self._failed(task.cell, error)
+                continue
+            seconds[key] = time.monotonic() - started if new else self._table.experts_s(key)
+        return buffers, seconds
+
+    def _folder(self, task: _Task) -> Place:
+        # By its fingerprint: no cell goes on from what another one, of other settings, left.
+        return self._out / WORK / f"{task.cell.name}-{task.fingerprint[:8]}"
+
+    def _finish(
+        self, task: _Task, ref: Any, buffers: dict[str, TrajectoryBuffer], experts_s: dict[str, float | None]
+    ) -> None:
+        try:
+            scores: list[Score] = ray.get(ref)
+        except RayTaskError as error:
+            self._failed(task.cell, error.cause if isinstance(error.cause, Exception) else error)
+            return
+        except RayError as error:
+            self._failed(task.cell, error)
+            return
+        experts = task.problem.experts
+        learned = self._asked.kind(task.cell.method) != FULL
+        buffer_bytes = experts.count * (experts.snapshots + 1) * buffers[task.experts].store.params * 4
+        about = {
+            **self._named(task.cell),
+            "experts": task.experts if learned else None,
+            "experts_s": experts_s[task.experts] if learned else 0.0,
+            "buffer_bytes": buffer_bytes if learned else 0,
+            "fingerprint": task.fingerprint,
+        }
+        self._table.put({**about, **score} for score in scores)
+        with contextlib.suppress(OSError):
+            self._folder(task).remove()
+
+    def _named(self, cell: Cell) -> dict[str, Any]:
+        return {
+            "suite": self._asked.name,
+            "dataset": cell.dataset,
+            "ipc": cell.ipc,
+            "method": cell.method,
+            "seed": cell.seed,
+        }
+
+    def _failed(self, cell: Cell, error: Exception) -> None:
+        said = " ".join(str(error).split()) or type(error).__name__
+        self._table.put([{**self._named(cell), "error": said}])
+        log.warning("%s failed: %s", cell.name, said)

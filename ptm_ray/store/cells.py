@@ -1,0 +1,97 @@
+"""The table of a benchmark: one row for every network that was trained and scored, in one Parquet file."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ptm_ray.errors import StoreError
+from ptm_ray.store import atomic
+from ptm_ray.store.places import Place
+
+#: Name of the file in a benchmark's folder.
+TABLE = "cells.parquet"
+SCHEMA = pa.schema(
+    [
+        ("suite", pa.string()),
+        ("dataset", pa.string()),
+        ("ipc", pa.int32()),
+        ("method", pa.string()),
+        ("seed", pa.int32()),
+        ("condition", pa.string()),
+        ("network", pa.string()),
+        ("evaluation_seed", pa.int32()),
+        ("accuracy", pa.float64()),
+        ("balanced_accuracy", pa.float64()),
+        ("macro_f1", pa.float64()),
+        ("auc", pa.float64()),
+        ("calibration_error", pa.float64()),
+        ("diverged", pa.float64()),
+        ("worst_recall", pa.float64()),
+        ("recalls", pa.list_(pa.float64())),
+        ("experts_s", pa.float64()),
+        ("distillation_s", pa.float64()),
+        ("outer_steps", pa.int32()),
+        ("peak_memory_bytes", pa.int64()),
+        ("buffer_bytes", pa.int64()),
+        ("experts", pa.string()),
+        ("fingerprint", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+Row = dict[str, Any]
+#: Names a cell.
+Key = tuple[str, int, str, int]
+
+
+class CellTable:
+    """The rows of a benchmark's cells, and the file that they are kept in.
+
+    A cell's rows all have its `fingerprint`, of whatever decides its result; a failed cell has one row with an `error`
+    and no score.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._rows: dict[Key, list[Row]] = {}
+        for row in self._read():
+            self._rows.setdefault(_key(row), []).append(row)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, cell by cell."""
+        return [row for rows in self._rows.values() for row in rows]
+
+    def done(self, key: Key, fingerprint: str) -> bool:
+        """Whether a cell was finished as it is asked for now."""
+        rows = self._rows.get(key, [])
+        return bool(rows) and all(row["fingerprint"] == fingerprint and row["error"] is None for row in rows)
+
+    def put(self, rows: Iterable[Row]) -> None:
+        """A cell's rows, in place of those it had; on disk when this returns."""
+        rows = list(rows)
+        self._rows[_key(rows[0])] = rows
+        path = self._place.local / TABLE
+        with atomic.replacing(path) as temporary:
+            pq.write_table(pa.Table.from_pylist(self.rows, schema=SCHEMA), temporary)
+        self._place.push(TABLE)
+
+    def experts_s(self, experts: str) -> float | None:
+        """Seconds that training these experts took, if a row remembers."""
+        return next((row["experts_s"] for row in self.rows if row["experts"] == experts and row["experts_s"]), None)
+
+    def _read(self) -> list[Row]:
+        self._place.pull(TABLE)
+        path = self._place.local / TABLE
+        if not path.is_file():
+            return []
+        try:
+            rows: list[Row] = pq.read_table(path, schema=SCHEMA).to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise StoreError(f"{self._place / TABLE} is no table of a benchmark ({error}); move it away") from None
+        return rows
+
+
+def _key(row: Row) -> Key:
+    return row["dataset"], row["ipc"], row["method"], row["seed"]
