@@ -62,10 +62,11 @@ def train_and_predict(
 
 def summarise(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float | int]]:
     """Metric → mean, standard deviation, 95 % interval of the mean (Student's t) and number of networks."""
-    return {name: _summary([row[name] for row in rows]) for name in rows[0]}
+    return {name: summary([row[name] for row in rows]) for name in rows[0]}
 
 
-def _summary(values: Sequence[float]) -> dict[str, float | int]:
+def summary(values: Sequence[float]) -> dict[str, float | int]:
+    """The same for one metric; a single value has no interval and 0 as its deviation."""
     mean, n = statistics.fmean(values), len(values)
     if n < 2:
         return {"mean": mean, "std": 0.0, "n": n}

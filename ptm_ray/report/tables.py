@@ -1,5 +1,6 @@
 """Scores as text."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 KINDS = {"synthetic": "synthetic", "random": "random real", "full": "full data"}
@@ -10,6 +11,13 @@ COLUMNS = {
     "auc": "AUC",
     "calibration_error": "calibration error",
 }
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; a bar inside a cell would end it and is escaped."""
+    lines = [head, *rows]
+    shown = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+    return [shown[0], "|" + "---|" * len(head), *shown[1:]]
 
 
 def cell(summary: dict[str, float | int]) -> str:
@@ -24,16 +32,13 @@ def score_rows(scores: dict[str, Any]) -> list[list[str]]:
 
 def markdown(scores: dict[str, Any]) -> str:
     """The scores as a Markdown table, in percent."""
-    head = ["trained on", *COLUMNS.values()]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in score_rows(scores)])
+    return "\n".join(table(["trained on", *COLUMNS.values()], score_rows(scores)))
 
 
 def recalls(scores: dict[str, Any], class_names: list[str]) -> str:
     """Recall per class as a Markdown table, in percent."""
-    kinds = list(scores)
-    lines = ["| class | " + " | ".join(KINDS[kind] for kind in kinds) + " |", "|---|" + "---|" * len(kinds)]
-    for label, name in enumerate(class_names):
-        cells = " | ".join(cell(scores[kind][f"recall_{label}"]) for kind in kinds)
-        lines.append(f"| {name} | {cells} |")
-    return "\n".join(lines)
+    rows = [
+        [name, *(cell(metrics[f"recall_{label}"]) for metrics in scores.values())]
+        for label, name in enumerate(class_names)
+    ]
+    return "\n".join(table(["class", *(KINDS[kind] for kind in scores)], rows))
