@@ -212,6 +212,25 @@ class ImageSettings(Settings):
     """A run that skips more updates than this in a row stops and says why."""
 
 
+class MatchingSettings(Settings):
+    """What of real images a synthetic set is matched to, and how."""
+
+    what: Literal["trajectories", "gradients", "features", "characteristics"] = "trajectories"
+    """trajectories: of experts. The others compare, class by class, synthetic images with some real ones under other
+    networks. gradients: those of the loss (DC, DSA). features: their means (DM). characteristics: their characteristic
+    functions (NCFM)."""
+    real_batch: Positive = 128
+    """All but trajectories: real images of each class in an outer step."""
+    augment: bool = True
+    """All but trajectories: show both sides the same augmentation; without, gradients are DC's."""
+    network_steps: Positive | None = None
+    """gradients: outer steps until a fresh network; by default as many as images per class, up to 50."""
+    train_steps: Count | None = None
+    """gradients: steps that the network trains on the set between two outer steps; by default 500 / ipc, up to 50."""
+    network_lr: Rate = 0.02
+    """gradients: its step size; without momentum, so twice the published 0.01 with 0.5."""
+
+
 class OverlapSettings(Settings):
     """Dynamic overlap mitigation: match, separate halves that have become alike, retrain."""
 
@@ -274,10 +293,28 @@ class DistillConfig(Settings):
     """Whether augmentation may mirror images; by default unless left and right are known to differ (as in X-rays)."""
     ipc: int = 10
     """Synthetic images per class."""
-    method: Literal["ptm", "mtt", "datm", "mct", "tesla", "ftd"] = "ptm"
+    method: Literal[
+        "ptm",
+        "mtt",
+        "datm",
+        "mct",
+        "tesla",
+        "ftd",
+        "dc",
+        "dsa",
+        "dm",
+        "ncfm",
+        "random",
+        "random-natural",
+        "herding",
+        "k-center",
+        "k-means",
+    ] = "ptm"
     """ptm: progressive segments and overlap mitigation. mtt: random segments. datm: random segments from a range that
     widens, learned labels, images that experts know. mct: mtt on trajectories made straight. tesla: mtt with an
-    approximate gradient. ftd: mtt with flat experts. A preset; any setting can follow it."""
+    approximate gradient. ftd: mtt with flat experts. dc, dsa: matched gradients. dm: matched mean features. ncfm:
+    matched characteristic functions. random, random-natural, herding, k-center, k-means: real images as they are. A
+    preset; any setting can follow it."""
     seed: Count = 0
     """Seed of everything but the experts."""
     outer_steps: Count = 2000
@@ -288,6 +325,7 @@ class DistillConfig(Settings):
     experts: ExpertSettings = ExpertSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     student: StudentSettings = StudentSettings()
+    matching: MatchingSettings = MatchingSettings()
     images: ImageSettings = ImageSettings()
     overlap: OverlapSettings = OverlapSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -308,6 +346,16 @@ class DistillConfig(Settings):
         if not self.schedule.progressive or self.schedule.later_share != 0:
             for name in ("start_first", "start_max", "start_min"):
                 ends[f"{name} + length"] = (getattr(self.schedule, name) or 0) + self.schedule.length
+        if self.matching.what != "trajectories" and self.images.soft_labels:
+            raise ValueError(
+                f"matching.what {self.matching.what} compares class by class and can't learn labels; "
+                "set images.soft_labels to false"
+            )
+        if self.matching.what != "trajectories" and self.matchers > 1:
+            raise ValueError(
+                f"{self.matchers} matchers match a trajectory each, but matching.what is {self.matching.what}; "
+                "set matchers to 1"
+            )
         if self.images.init == "noise" and self.images.label_init == "experts":
             raise ValueError("experts have no labels for noise; take --images.label-init one-hot, or real images")
         if self.images.init == "real-natural" and self.outer_steps:

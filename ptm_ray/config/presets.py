@@ -39,4 +39,31 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "ftd": merge(MTT, {"experts": {"flat_radius": 0.01, "flat_gap": 0.3}}),
     # Cui et al. 2023, its approximate gradient alone: without the labels that its target experts give.
     "tesla": merge(MTT, {"student": {"gradient": "tesla"}}),
+    # Methods that match classes rather than trajectories. Not as published, any of them: sets begin as those of the
+    # other methods do, images are learned by the optimiser and at the rates of this engine, and are averaged; real
+    # batches are smaller. Zhao et al. 2021 and Zhao & Bilen 2021; Zhao & Bilen 2023; Wang et al. 2025.
+    "dc": {"matching": {"what": "gradients", "augment": False}},
+    "dsa": {"matching": {"what": "gradients"}},
+    "dm": {"matching": {"what": "features"}},
+    "ncfm": {"matching": {"what": "characteristics"}},
+    # Real images as they are.
+    **{
+        method: {"images": {"init": init}, "outer_steps": 0}
+        for method, init in {
+            "random": "real",
+            "random-natural": "real-natural",
+            "herding": "herding",
+            "k-center": "k-center",
+            "k-means": "k-means",
+        }.items()
+    },
+}
+
+TRAJECTORY = "trajectory"
+#: Method → its kind: what it matches, if anything. `full` is no way to make a set, but what sets are compared with.
+KINDS: Mapping[str, str] = {
+    **dict.fromkeys(METHODS, TRAJECTORY),
+    **dict.fromkeys(("dc", "dsa", "dm", "ncfm"), "matching"),
+    **{method: "selection" for method, preset in METHODS.items() if preset.get("outer_steps") == 0},
+    "full": "full",
 }

@@ -48,7 +48,8 @@ class SuiteConfig(Settings):
     ipc: tuple[Positive, ...] = Field(min_length=1)
     """Synthetic images per class."""
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
-    """A list of methods, or a table of variants: name → `method` and settings that differ from its preset's."""
+    """A list of methods, or a table of variants: name → settings that differ from the preset of the method of that
+    name, or of the one given as `method`."""
     seeds: Positive = 2
     """Distillations of each; of random images, draws."""
     budget_minutes: Rate | None = None
@@ -69,15 +70,20 @@ class SuiteConfig(Settings):
     @classmethod
     def _listed(cls, values: Any) -> Any:
         methods = values.get("methods") if isinstance(values, Mapping) else None
-        if not isinstance(methods, list | tuple):
+        if isinstance(methods, list | tuple):
+            _no_duplicates("methods", methods)
+            methods = {str(name): {} for name in methods}
+        if not isinstance(methods, Mapping):
             return values
-        _no_duplicates("methods", methods)
-        return {**values, "methods": {str(name): {"method": name} for name in methods}}
+        named = {n: {"method": n, **table} if isinstance(table, Mapping) else table for n, table in methods.items()}
+        return {**values, "methods": named}
 
     @model_validator(mode="after")
     def _no_cell_twice(self) -> "SuiteConfig":
         _no_duplicates("datasets", self.datasets)
         _no_duplicates("ipc", self.ipc)
+        if "unified" not in self.conditions:
+            raise ValueError("conditions lack unified, the main figure; add it")
         stems = [Path(dataset).stem for dataset in self.datasets]
         _no_duplicates("datasets, by the names of their files,", stems)
         asked = [repr(sorted(table.items())) for table in self.methods.values()]
@@ -112,7 +118,7 @@ class SuiteConfig(Settings):
 
     def kind(self, method: str) -> str:
         """trajectory, matching (of gradients or distributions), selection (real images as they are) or full."""
-        return KINDS.get(str(self.methods[method].get("method", method)), TRAJECTORY)
+        return KINDS.get(str(self.methods[method]["method"]), TRAJECTORY)
 
     def kinds(self) -> dict[str, str]:
         """Of all methods."""
@@ -128,9 +134,10 @@ class SuiteConfig(Settings):
             own["size"] = int(size)
         # Full data is what sets are compared with, no way to make one: its networks are trained by the same settings.
         method = {"method": "random"} if self.kind(cell.method) == FULL else self.methods[cell.method]
-        learned = self.kind(cell.method) not in (FULL, SELECTION)
-        budget = {"outer_steps": UNBOUNDED} if self.budget_minutes is not None and learned else {}
-        return resolve(merge(budget, self.settings), {"method": cell.method, **method}, own)
+        budget = {} if self.budget_minutes is None else {"outer_steps": UNBOUNDED}
+        if self.kind(cell.method) in (FULL, SELECTION):
+            own["outer_steps"] = 0
+        return resolve(merge(budget, self.settings), method, own)
 
 
 def read_suite(path: Path) -> SuiteConfig:

@@ -14,7 +14,8 @@ def load_dataset(data: str | Path, *, size: int | None = None, data_root: str | 
     """A dataset by name (`cellphantom`, any MedMNIST 2D flag) or path (npz, class folders, Parquet or Arrow table).
 
     `size` is the resolution in pixels: one of MedMNIST's (default 28), or what folders and tables are scaled to
-    (default 32). `data_root` is searched for MedMNIST's files before its own folder.
+    (default 32). `data_root` is searched for MedMNIST's files before its own folder, and for an npz or a folder of the
+    name given.
 
     Raises `DataError` for what can't be found, read or distilled, saying which and the way out.
     """
@@ -48,6 +49,8 @@ def _read(text: str, size: int | None, root: Path | None) -> Source:
         return medmnist.read_medmnist(text, size or 28, root)
     if root and (root / f"{text}.npz").is_file():
         return _read_file(root / f"{text}.npz", size)
+    if root and (root / text).is_dir():
+        return folder.read_folder(root / text, size or 32)
     raise DataError(f"unknown dataset {text!r}; {did_you_mean(text, ['cellphantom', *medmnist.flags()])}")
 
 

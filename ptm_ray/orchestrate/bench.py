@@ -89,10 +89,23 @@ def bench(
                 runner.run(todo, count_workers(workers))
     finally:
         if table.rows:
-            out.push(*write_bench(out.local, table.rows, asked.kinds()))
+            out.push(*_report(asked, out, table))
     wanted = {(cell.dataset, cell.ipc, cell.method, cell.seed) for cell in cells}
     failed = {k for row in table.rows if row["error"] and (k := _key_of(row)) in wanted}
     return BenchResult((out / TABLE).shown, (out / "results.md").shown, len(wanted), len(failed))
+
+
+def _report(asked: SuiteConfig, out: Place, table: CellTable) -> tuple[str, ...]:
+    cells = asked.cells()
+    first = {cell.method: asked.config(cell) for cell in reversed(cells)}
+    return write_bench(
+        out.local,
+        table.rows,
+        asked.kinds(),
+        networks=next(iter(first.values())).evaluation.networks,
+        soft_labels=[method for method, config in first.items() if config.images.soft_labels],
+        wanted=[(cell.method, cell.dataset, cell.ipc, cell.seed) for cell in cells],
+    )
 
 
 def _key_of(row: dict[str, Any]) -> tuple[str, int, str, int]:
@@ -106,7 +119,6 @@ def fingerprint(asked: SuiteConfig, config: DistillConfig, dataset: MedicalDatas
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@ray.remote(num_cpus=1, max_calls=1, max_retries=0)
 def _run_cell(
     dataset: list[Any],
     config: DistillConfig,
@@ -115,7 +127,7 @@ def _run_cell(
     asked: SuiteConfig,
     cell: Cell,
 ) -> list[Score]:
-    """A cell in a process of its own, whose peak of memory is then the cell's."""
+    """A cell, in a process whose peak of memory is then its own."""
     torch.set_num_threads(1)
     keep_memory()
     return run_cell(Problem(ray.get(dataset[0]), config), buffer, RunFolder(folder), asked, cell)
@@ -156,12 +168,13 @@ class _Runner:
         buffers, experts_s = self._experts(todo, workers)
         waiting = [task for task in todo if task.experts in buffers]
         running: dict[Any, _Task] = {}
+        remote = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(_run_cell)
         done, started = 0, time.monotonic()
         while waiting or running:
             while waiting and len(running) < workers:
                 task = waiting.pop(0)
                 shared = held[task.problem.dataset.fingerprint], task.problem.config, buffers[task.experts]
-                running[_run_cell.remote(*shared, self._folder(task), self._asked, task.cell)] = task
+                running[remote.remote(*shared, self._folder(task), self._asked, task.cell)] = task
             now = ", ".join(task.cell.name for task in running.values())
             self._watcher.update("cells", done, done + len(waiting) + len(running), now)
             (ready,), _ = ray.wait(list(running), num_returns=1)

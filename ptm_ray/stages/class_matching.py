@@ -21,8 +21,10 @@ from ptm_ray.core.unroll import Gradients, roll_out
 from ptm_ray.stages.matching import Row, Workplace
 from ptm_ray.stages.mitigation import CycleRow
 
-#: What both sides of a class are seen through, and its real images.
-Draws, Real = dict[int, augment.Draw], dict[int, Tensor]
+#: What both sides of each class are seen through.
+Draws = dict[int, augment.Draw]
+#: Some real images of each class, normalised.
+Real = dict[int, Tensor]
 #: Passes through the network that an image costs: forward; forward and back; with second derivatives too.
 FORWARD, TRAINED, TWICE = 1, 3, 9
 

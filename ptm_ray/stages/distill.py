@@ -17,6 +17,7 @@ from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.trajectory import TrajectorySource
 from ptm_ray.core.types import Tensor
 from ptm_ray.errors import DivergedError
+from ptm_ray.stages.class_matching import ClassMatching
 from ptm_ray.stages.initial_set import initial_set
 from ptm_ray.stages.matching import Matcher, Row, Workplace
 from ptm_ray.stages.mitigation import CycleRow
@@ -73,7 +74,11 @@ class Distillation:
         self.skipped_in_a_row = 0
         ops = problem.ops if config.images.augment else ()
         workplace = Workplace(problem, problem.network(), seeds, self.learner, ops, self.team)
-        self.matcher: Matcher = TrajectoryMatching(workplace, trajectories, self._validate_now)
+        self.matcher: Matcher
+        if config.matching.what == "trajectories":
+            self.matcher = TrajectoryMatching(workplace, trajectories, self._validate_now)
+        else:
+            self.matcher = ClassMatching(workplace, trajectories)
         saved = self.team.told(folder.load_checkpoint() if self.team.rank == 0 else None)
         if saved is not None:
             self.load_state_dict(saved)

@@ -27,7 +27,9 @@ def test_every_method_has_a_kind():
 
 
 def test_cells_are_every_combination_once_and_full_data_once_a_dataset():
-    suite = SuiteConfig.of({**SMALL, "datasets": ["a.npz", "b"], "ipc": [1, 10], "methods": ["ptm", "full"], "seeds": 2})
+    suite = SuiteConfig.of(
+        {**SMALL, "datasets": ["a.npz", "b"], "ipc": [1, 10], "methods": ["ptm", "full"], "seeds": 2}
+    )
     cells = suite.cells()
     assert len(cells) == len(set(cells)) == 2 * 2 * 2 + 2
     assert [cell for cell in cells if cell.method == "full"] == [Cell("a.npz", 0, "full", 0), Cell("b", 0, "full", 0)]
@@ -88,6 +90,6 @@ def test_what_can_not_be_is_refused_in_one_line(change, words):
 
 def test_a_list_of_methods_is_kept_as_the_table_that_it_means():
     suite = SuiteConfig.of(SMALL)
-    assert suite.methods == {"ptm": {}, "random": {}}
+    assert suite.methods == {"ptm": {"method": "ptm"}, "random": {"method": "random"}}
     assert SuiteConfig.of(suite.model_dump(mode="json")) == suite
     assert read_table(READY[0])["datasets"]

@@ -1,0 +1,132 @@
+"""A cell of a benchmark in one process: what is scored, on which images and labels, by which recipe."""
+
+import json
+
+import pytest
+import torch
+
+from ptm_ray.config.suite import SuiteConfig
+from ptm_ray.stages import cell as stage
+from ptm_ray.stages.problem import Problem
+from ptm_ray.store.checkpoints import RunFolder
+from tests.small import SETTINGS, InMemory, small_dataset
+
+ASKED = {
+    "name": "small",
+    "datasets": ["small"],
+    "ipc": [2],
+    "methods": ["ptm", "datm", "herding", "full"],
+    "equal_steps": 5,
+    "extra_seeds": 1,
+    "settings": {**SETTINGS, "outer_steps": 8},
+}
+
+
+def run(folder, method, **changes):
+    asked = SuiteConfig.of({**ASKED, **changes})
+    (cell,) = (cell for cell in asked.cells() if cell.method == method and cell.seed == 0)
+    problem = Problem(small_dataset(), asked.config(cell)).check()
+    return problem, stage.run_cell(problem, InMemory(problem), RunFolder(folder), asked, cell)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """(images, labels, recipe, seed) of every network that is tested."""
+    seen = []
+    whole = stage.Evaluator.test
+
+    def noted(self, network, train_on, recipe, seed):
+        seen.append((*train_on, recipe, seed))
+        return whole(self, network, train_on, recipe, seed)
+
+    monkeypatch.setattr(stage.Evaluator, "test", noted)
+    return seen
+
+
+def conditions(scores):
+    return [(score["condition"], score["evaluation_seed"]) for score in scores]
+
+
+def test_a_learned_set_is_scored_under_every_condition_that_it_can_have(tmp_path, trained):
+    problem, scores = run(tmp_path, "ptm")
+    assert conditions(scores) == [
+        ("unified", 0),
+        ("unified", 1),
+        ("published", 0),
+        ("no-augmentation", 0),
+        ("equal-steps", 0),
+    ]
+    early, *unified, published, bare = trained
+    for images, *_ in (*unified, published, bare):
+        assert torch.equal(images, unified[0][0])
+    assert not torch.equal(early[0], unified[0][0])
+    recipes = [recipe for *_, recipe, _ in (early, *unified, published, bare)]
+    assert [recipe.lr for recipe in recipes[:3]] == [problem.config.evaluation.lr] * 3
+    assert recipes[3].lr not in (problem.config.evaluation.lr, recipes[0].lr)
+    assert (recipes[3].decay_share, recipes[4].ops) == (0.5, ())
+    assert recipes[0].ops
+
+
+def test_scores_say_what_they_cost_and_how_each_class_fares(tmp_path):
+    _, scores = run(tmp_path, "ptm")
+    for score in scores:
+        assert score["outer_steps"] == 8
+        assert score["distillation_s"] > 0
+        assert score["peak_memory_bytes"] > 2**20
+        assert len(score["recalls"]) == 3
+        assert score["worst_recall"] == min(score["recalls"])
+        assert score["balanced_accuracy"] == pytest.approx(sum(score["recalls"]) / 3)
+
+
+def test_soft_labels_have_hard_ones_and_a_twin_beside_them(tmp_path, trained):
+    problem, scores = run(tmp_path, "datm")
+    found = dict(zip([condition for condition, _ in conditions(scores)], [*trained[1:], trained[0]], strict=True))
+    images, labels, *_ = found["unified"]
+    assert not torch.equal(labels, labels.round())
+    hard, twin = found["hard-labels"], found["twin"]
+    assert torch.equal(hard[0], images)
+    assert torch.equal(hard[1], torch.eye(3)[torch.tensor([0, 0, 1, 1, 2, 2])])
+    assert torch.equal(twin[1], labels)
+    # Each of the twin's images is a real one of the class that its label is for.
+    real, classes = problem.tensors("train")
+    rows = [int((real == image).flatten(1).all(1).nonzero()[0]) for image in twin[0]]
+    assert [int(classes[row]) for row in rows] == [0, 0, 1, 1, 2, 2]
+
+
+def test_images_as_they_are_have_nothing_learned_to_be_scored(tmp_path):
+    _, scores = run(tmp_path, "herding")
+    assert conditions(scores) == [("unified", 0), ("unified", 1), ("no-augmentation", 0)]
+    assert {score["outer_steps"] for score in scores} == {0}
+
+
+def test_full_data_is_all_training_images_for_as_long_as_they_need(tmp_path, trained):
+    problem, scores = run(tmp_path, "full")
+    assert conditions(scores) == [("unified", 0), ("unified", 1), ("no-augmentation", 0)]
+    for images, labels, recipe, _ in trained:
+        assert len(images) == len(labels) == len(problem.dataset.train)
+        assert recipe.steps == problem.config.evaluation.full_steps
+
+
+def test_conditions_that_are_not_asked_for_are_not_scored(tmp_path):
+    _, scores = run(tmp_path, "datm", conditions=["unified", "twin"])
+    assert {condition for condition, _ in conditions(scores)} == {"unified", "twin"}
+
+
+def test_a_stopped_cell_goes_on_and_remembers_its_score_at_equal_steps(tmp_path, monkeypatch):
+    _, whole = run(tmp_path / "whole", "ptm")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(self, made, *, learned):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.CellScoring, "finished", stop)
+        with pytest.raises(Stopped):
+            run(tmp_path / "parts", "ptm")
+    assert json.loads((tmp_path / "parts" / "equal-steps.json").read_text())[0]["condition"] == "equal-steps"
+    _, parts = run(tmp_path / "parts", "ptm")
+    clocks = {"distillation_s", "peak_memory_bytes"}
+    plain = [[{k: v for k, v in score.items() if k not in clocks} for score in scores] for scores in (whole, parts)]
+    assert plain[0] == plain[1]
