@@ -16,6 +16,9 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+#: e to the power of this is still a number.
+LARGEST_EXPONENT = 700.0
+
 
 class NetworkSettings(Settings):
     """The matching network. Batch norm is missing on purpose: its running statistics are no parameters, so a student
@@ -139,6 +142,11 @@ class ScheduleSettings(Settings):
         """Whether segments have a fixed start and an end that grows."""
         return self.kind in ("progress", "count")
 
+    @property
+    def has_short_segments(self) -> bool:
+        """Whether some segments are of `length` snapshots."""
+        return not self.progressive or self.later_share != 0
+
 
 class StudentSettings(Settings):
     """The student that trains on the synthetic set."""
@@ -212,6 +220,27 @@ class ImageSettings(Settings):
     """A run that skips more updates than this in a row stops and says why."""
 
 
+class MatchingSettings(Settings):
+    """How the student's way is compared with the expert's; by default by the distance between their ends alone."""
+
+    easy_base: Annotated[float, Field(ge=0)] = 0.0
+    """HoP-TM's easy to complex: a parameter counts once its squared error has been below this times the expert's mean
+    squared path, at first. 0: all count from the start."""
+    easy_growth: Annotated[float, Field(ge=1)] = 1.5
+    """Factor by which that grows."""
+    easy_every: Positive = 100
+    """Outer steps after which it grows again."""
+    shape_weight: Annotated[float, Field(ge=0)] = 0.0
+    """HoP-TM's λ: how much the angles between start, middle and end count beside the distance."""
+
+    def easy_below(self, outer_step: int) -> float | None:
+        """The threshold at an outer step; None where all parameters count."""
+        if not self.easy_base:
+            return None
+        grown = math.log(self.easy_base) + outer_step // self.easy_every * math.log(self.easy_growth)
+        return math.exp(min(grown, LARGEST_EXPONENT))
+
+
 class OverlapSettings(Settings):
     """Dynamic overlap mitigation: match, separate halves that have become alike, retrain."""
 
@@ -274,10 +303,11 @@ class DistillConfig(Settings):
     """Whether augmentation may mirror images; by default unless left and right are known to differ (as in X-rays)."""
     ipc: int = 10
     """Synthetic images per class."""
-    method: Literal["ptm", "mtt", "datm", "mct", "tesla", "ftd"] = "ptm"
+    method: Literal["ptm", "mtt", "datm", "mct", "tesla", "ftd", "hoptm"] = "ptm"
     """ptm: progressive segments and overlap mitigation. mtt: random segments. datm: random segments from a range that
     widens, learned labels, images that experts know. mct: mtt on trajectories made straight. tesla: mtt with an
-    approximate gradient. ftd: mtt with flat experts. A preset; any setting can follow it."""
+    approximate gradient. ftd: mtt with flat experts. hoptm: the same, what is easy matched first, and the shape of the
+    way beside its end. A preset; any setting can follow it."""
     seed: Count = 0
     """Seed of everything but the experts."""
     outer_steps: Count = 2000
@@ -288,6 +318,7 @@ class DistillConfig(Settings):
     experts: ExpertSettings = ExpertSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     student: StudentSettings = StudentSettings()
+    matching: MatchingSettings = MatchingSettings()
     images: ImageSettings = ImageSettings()
     overlap: OverlapSettings = OverlapSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -305,7 +336,7 @@ class DistillConfig(Settings):
         ends = {"end_min": self.schedule.end_min, "end_max": self.schedule.end_max}
         if self.schedule.start is not None:
             ends["start + 1"] = self.schedule.start + 1
-        if not self.schedule.progressive or self.schedule.later_share != 0:
+        if self.schedule.has_short_segments:
             for name in ("start_first", "start_max", "start_min"):
                 ends[f"{name} + length"] = (getattr(self.schedule, name) or 0) + self.schedule.length
         if self.images.init == "noise" and self.images.label_init == "experts":
@@ -315,6 +346,8 @@ class DistillConfig(Settings):
                 f"images.init real-natural may miss a class, so it is not learned from (outer_steps is "
                 f"{self.outer_steps}); set outer_steps to 0, or images.init to real"
             )
+        if self.matching.shape_weight:
+            self._require_a_middle()
         for name, end in ends.items():
             if end is not None and end > last:
                 raise ValueError(
@@ -322,6 +355,16 @@ class DistillConfig(Settings):
                     "lower it or raise experts.snapshots"
                 )
         return self
+
+    def _require_a_middle(self) -> None:
+        if self.student_steps_max < 2:
+            raise ValueError(
+                "matching.shape_weight looks at the student half way, but it takes one step; raise student.steps_max"
+            )
+        if self.schedule.length < 2 and self.schedule.has_short_segments:
+            raise ValueError(
+                "matching.shape_weight looks at experts half way, but segments are of length 1; raise schedule.length"
+            )
 
     @property
     def end_max(self) -> int:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -205,7 +206,11 @@ class Distillation:
             moving=None if self.mitigation is None else self.mitigation.moving,
             mean=self.team.mean,
             exact=self.problem.config.student.gradient == "exact",
+            easy_below=self.problem.config.matching.easy_below(step),
+            shape=self.segments.shape(segment, partial(self._vector, expert)),
         )
+        if self.learner.easy is not None:
+            self.learner.easy = self.team.told(self.learner.easy)
         self._count_skipped(metrics.skipped, metrics.loss)
         if not metrics.skipped:
             self.progress = self.segments.schedule.advance(self.progress, segment, step, metrics.loss)
