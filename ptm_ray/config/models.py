@@ -16,6 +16,9 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+#: e to the power of this is still a number.
+LARGEST_EXPONENT = 700.0
+
 
 class NetworkSettings(Settings):
     """The matching network. Batch norm is missing on purpose: its running statistics are no parameters, so a student
@@ -139,6 +142,11 @@ class ScheduleSettings(Settings):
         """Whether segments have a fixed start and an end that grows."""
         return self.kind in ("progress", "count")
 
+    @property
+    def has_short_segments(self) -> bool:
+        """Whether some segments are of `length` snapshots."""
+        return not self.progressive or self.later_share != 0
+
 
 class StudentSettings(Settings):
     """The student that trains on the synthetic set."""
@@ -213,7 +221,7 @@ class ImageSettings(Settings):
 
 
 class MatchingSettings(Settings):
-    """What of real images a synthetic set is matched to, and how."""
+    """What of real images a synthetic set is matched to, and by which loss."""
 
     what: Literal["trajectories", "gradients", "features", "characteristics"] = "trajectories"
     """trajectories: of experts. The others compare, class by class, synthetic images with some real ones under other
@@ -229,6 +237,22 @@ class MatchingSettings(Settings):
     """gradients: steps that the network trains on the set between two outer steps; by default 500 / ipc, up to 50."""
     network_lr: Rate = 0.02
     """gradients: its step size; without momentum, so twice the published 0.01 with 0.5."""
+    easy_base: Annotated[float, Field(ge=0)] = 0.0
+    """trajectories: HoP-TM's easy to complex. A parameter counts once its squared error has been below this times the
+    expert's mean squared path, at first. 0: all count from the start."""
+    easy_growth: Annotated[float, Field(ge=1)] = 1.5
+    """Factor by which that grows."""
+    easy_every: Positive = 100
+    """Outer steps after which it grows again."""
+    shape_weight: Annotated[float, Field(ge=0)] = 0.0
+    """trajectories: HoP-TM's λ: how much the angles between start, middle and end count beside the distance."""
+
+    def easy_below(self, outer_step: int) -> float | None:
+        """The threshold at an outer step; None where all parameters count."""
+        if not self.easy_base:
+            return None
+        grown = math.log(self.easy_base) + outer_step // self.easy_every * math.log(self.easy_growth)
+        return math.exp(min(grown, LARGEST_EXPONENT))
 
 
 class OverlapSettings(Settings):
@@ -300,6 +324,7 @@ class DistillConfig(Settings):
         "mct",
         "tesla",
         "ftd",
+        "hoptm",
         "dc",
         "dsa",
         "dm",
@@ -312,9 +337,9 @@ class DistillConfig(Settings):
     ] = "ptm"
     """ptm: progressive segments and overlap mitigation. mtt: random segments. datm: random segments from a range that
     widens, learned labels, images that experts know. mct: mtt on trajectories made straight. tesla: mtt with an
-    approximate gradient. ftd: mtt with flat experts. dc, dsa: matched gradients. dm: matched mean features. ncfm:
-    matched characteristic functions. random, random-natural, herding, k-center, k-means: real images as they are. A
-    preset; any setting can follow it."""
+    approximate gradient. ftd: mtt with flat experts. hoptm: the same, what is easy matched first, and the shape of the
+    way beside its end. dc, dsa: matched gradients. dm: matched mean features. ncfm: matched characteristic functions.
+    random, random-natural, herding, k-center, k-means: real images as they are. A preset; any setting can follow it."""
     seed: Count = 0
     """Seed of everything but the experts."""
     outer_steps: Count = 2000
@@ -343,7 +368,7 @@ class DistillConfig(Settings):
         ends = {"end_min": self.schedule.end_min, "end_max": self.schedule.end_max}
         if self.schedule.start is not None:
             ends["start + 1"] = self.schedule.start + 1
-        if not self.schedule.progressive or self.schedule.later_share != 0:
+        if self.schedule.has_short_segments:
             for name in ("start_first", "start_max", "start_min"):
                 ends[f"{name} + length"] = (getattr(self.schedule, name) or 0) + self.schedule.length
         if self.matching.what != "trajectories" and self.images.soft_labels:
@@ -363,6 +388,8 @@ class DistillConfig(Settings):
                 f"images.init real-natural may miss a class, so it is not learned from (outer_steps is "
                 f"{self.outer_steps}); set outer_steps to 0, or images.init to real"
             )
+        if self.matching.shape_weight:
+            self._require_a_middle()
         for name, end in ends.items():
             if end is not None and end > last:
                 raise ValueError(
@@ -370,6 +397,16 @@ class DistillConfig(Settings):
                     "lower it or raise experts.snapshots"
                 )
         return self
+
+    def _require_a_middle(self) -> None:
+        if self.student_steps_max < 2:
+            raise ValueError(
+                "matching.shape_weight looks at the student half way, but it takes one step; raise student.steps_max"
+            )
+        if self.schedule.length < 2 and self.schedule.has_short_segments:
+            raise ValueError(
+                "matching.shape_weight looks at experts half way, but segments are of length 1; raise schedule.length"
+            )
 
     @property
     def end_max(self) -> int:

@@ -6,12 +6,14 @@ from typing import Any
 from ptm_ray.config.base import merge
 
 # Segment and student were chosen on validation splits, as the defaults of ptm were. Experts are the same for all but
-# ftd, so that one buffer serves all and only what is matched is compared.
+# ftd and hoptm, so that one buffer serves all and only what is matched is compared.
 MTT: Mapping[str, Any] = {
     "schedule": {"kind": "random", "length": 2},
     "student": {"steps_min": 10, "steps_max": 10, "inner_lr_by_segment": False},
     "overlap": {"enabled": False},
 }
+
+FLAT: Mapping[str, Any] = {"flat_radius": 0.01, "flat_gap": 0.3}
 
 #: Method → settings that differ from the defaults.
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -36,7 +38,10 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     # Zhong et al. 2024. Not as published: see `core.trajectory.StraightLine`.
     "mct": merge(MTT, {"schedule": {"path": "straight"}}),
     # Du et al. 2023. Not as published: the decay of the averaged images is that of the other methods.
-    "ftd": merge(MTT, {"experts": {"flat_radius": 0.01, "flat_gap": 0.3}}),
+    "ftd": merge(MTT, {"experts": FLAT}),
+    # HoP-TM, MICCAI 2025. Not as published: as ftd; segments begin anywhere; and the threshold is relative to the path,
+    # beginning where published values would on networks of its size, and growing as often in the default outer steps.
+    "hoptm": merge(MTT, {"experts": FLAT, "matching": {"easy_base": 3e-4, "shape_weight": 0.5}}),
     # Cui et al. 2023, its approximate gradient alone: without the labels that its target experts give.
     "tesla": merge(MTT, {"student": {"gradient": "tesla"}}),
     # Methods that match classes rather than trajectories. Not as published, any of them: sets begin as those of the

@@ -20,6 +20,7 @@ FIXED_FROM_THE_START = (
     *EXPERT_SETTINGS,
     *("ipc", "method", "seed", "schedule.start", "student.inner_lr", "student.inner_lr_by_segment"),
     *("overlap.enabled", "images.init", "images.optimiser", "images.soft_labels", "images.label_init", "images.ema"),
+    "matching.easy_base",
 )
 #: What no two trials differ in, and why.
 SHARED = {

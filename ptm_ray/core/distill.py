@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ptm_ray.core.matching import matching_loss
+from ptm_ray.core.matching import Easy, Matching, Shape, matching_loss
 from ptm_ray.core.overlap import Halves, Reference, separation_gradient
 from ptm_ray.core.params import Network
 from ptm_ray.core.synthetic import ANYWHERE, Position, Synthetic
@@ -93,6 +93,8 @@ class Learner:
         else:
             self.optimiser = torch.optim.SGD(groups, lr=rates.images, momentum=0.5)
         self.ema = synthetic.images.clone() if rates.ema_decay else None
+        #: Parameters that have been easy so far, a mask, (params,); None where all count.
+        self.easy: Tensor | None = None
         self.updates = 0
 
     def result(self) -> Synthetic:
@@ -119,6 +121,7 @@ class Learner:
             "tilts": torch.stack(now.tilts),
             "label_logits": now.label_logits,
             "ema": self.ema,
+            "easy": self.easy,
         }
         copied = {key: None if value is None else value.clone() for key, value in tensors.items()}
         moments = {
@@ -138,6 +141,7 @@ class Learner:
             now.label_logits.copy_(state["label_logits"])
         if self.ema is not None:
             self.ema.copy_(state["ema"])
+        self.easy = None if state["easy"] is None else state["easy"].clone()
         whole = self.optimiser.state_dict()
         whole["state"] = {
             index: {k: v.clone() if isinstance(v, Tensor) else v for k, v in slot.items()}
@@ -225,6 +229,8 @@ def outer_step(
     moving: Tensor | None = None,
     mean: Callable[[Gradients], Gradients] | None = None,
     exact: bool = True,
+    easy_below: float | None = None,
+    shape: Shape | None = None,
 ) -> StepMetrics:
     """Matches the student to the segment start → target and updates the synthetic set in place.
 
@@ -233,13 +239,15 @@ def outer_step(
 
     `separation` also climbs the overlap ratio (the separate phase), by its gradient scaled to `weight` times the norm
     of the matching gradient; `moving` limits the update to those rows (separate and retrain). `mean` is what several
-    processes that match a segment each make of their gradients. `exact` is as in `matching_gradients`. An update that
-    is not finite, or whose loss has exploded, is skipped and the inner lr backs off.
+    processes that match a segment each make of their gradients. `exact` is as in `matching_gradients`. `easy_below` and
+    `shape` are HoP-TM's: see `Easy` and `Shape`. An update that is not finite, or whose loss has exploded, is skipped
+    and the inner lr backs off.
     """
     now = learner.synthetic
     log_lr = learner.synthetic.log_lr_at(position) + math.log(pace)
+    matching = Matching(None if easy_below is None else Easy(learner.easy, easy_below), shape)
     gradients = matching_gradients(
-        network, start, target, now.images, now.labels(), log_lr, batches, plan=plan, exact=exact
+        network, start, target, now.images, now.labels(), log_lr, batches, plan=plan, exact=exact, matching=matching
     )
     if mean is not None:
         gradients = mean(gradients)
@@ -260,4 +268,6 @@ def outer_step(
         gradients = gradients._replace(images=gradients.images - separation.weight * size * apart)
         overlap = float(ratio)
     learner.update(gradients, position, moving)
+    if matching.easy is not None:
+        learner.easy = matching.easy.counting
     return StepMetrics(loss, inner_lr, skipped=False, overlap=overlap)

@@ -5,10 +5,11 @@ N + 1 parameter vectors. Sweeping back, v = ∂L/∂θ_{k+1} becomes, with g_k =
 
     ∂L/∂x_k = −α ∂s/∂x_k      ∂L/∂y_k = −α ∂s/∂y_k      ∂L/∂α −= s      v ← v − α ∂s/∂θ_k
 
-so each step needs one gradient of one inner product, of a graph that spans a single step. That graph is either kept
-from the roll forward (less work) or made again (memory flat in N), and so are the parameter vectors; a `Plan` says
-which, and the result is the same. Source: the adjoint of SGD, own design. TESLA (Cui et al. 2023) leaves out the last
-of the four, as if the images of a step moved no later one: an approximation, kept for comparison.
+so each step needs one gradient of one inner product, of a graph that spans a single step. Where the loss looks at some
+θ_k on the way too, v there gains its gradient. That graph is either kept from the roll forward (less work) or made
+again (memory flat in N), and so are the parameter vectors; a `Plan` says which, and the result is the same. Source: the
+adjoint of SGD, own design. TESLA (Cui et al. 2023) leaves out the last of the four, as if the images of a step moved no
+later one: an approximation, kept for comparison.
 """
 
 import math
@@ -21,7 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from ptm_ray.core import augment
-from ptm_ray.core.matching import matching_loss
+from ptm_ray.core.matching import Matching
 from ptm_ray.core.params import Network
 from ptm_ray.core.types import Float, Tensor
 
@@ -119,13 +120,17 @@ def matching_gradients(
     *,
     plan: Plan = RECOMPUTE,
     exact: bool = True,
+    matching: Matching | None = None,
 ) -> Gradients:
     """Matching loss of a student that trains on `batches`, and its exact gradients; or those of TESLA.
 
-    `labels` are probabilities. `plan` trades memory for work; the result is the same.
+    `labels` are probabilities. `plan` trades memory for work; the result is the same. The loss is MTT's, or that of
+    `matching`, which may look at the student on its way too.
     """
     images, labels, lr = images.detach(), labels.detach(), log_lr.detach().exp()
     theta, last = start.detach(), len(batches)
+    matching = matching or Matching()
+    middle: Tensor | None = None
     kept: dict[int, _Step] = {}
     stored: dict[int, Tensor] = {}
     for k, batch in enumerate(batches):
@@ -137,14 +142,18 @@ def matching_gradients(
                 stored[k] = theta
             gradient = _plain_gradient(network, theta, images, labels, batch)
         theta = theta - lr * gradient
+        if k + 1 == matching.after:
+            middle = theta.detach().requires_grad_()
 
     end = theta.requires_grad_()
-    loss = matching_loss(end, start, target)
-    (v,) = torch.autograd.grad(loss, end)
+    loss = matching.loss(start, target, end, middle)
+    v, *on_the_way = torch.autograd.grad(loss, [end] if middle is None else [end, middle])
     grad_images, grad_labels = torch.zeros_like(images), torch.zeros_like(labels)
     grad_lr = torch.zeros_like(lr)
     for k in reversed(range(last)):
         rows = batches[k].rows
+        if k + 1 == matching.after:
+            v = v + on_the_way[0]
         if k not in kept:
             for j in range(k - k % plan.spacing, k):
                 if j + 1 not in stored:

@@ -1,10 +1,12 @@
 """The segments that a run matches, and what the student does in each: how many steps, how large, in which place."""
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from ptm_ray.config import DistillConfig
+from ptm_ray.core.matching import Shape
 from ptm_ray.core.schedule import (
     ByCount,
     ByProgress,
@@ -18,6 +20,7 @@ from ptm_ray.core.schedule import (
     student_steps,
 )
 from ptm_ray.core.synthetic import Position
+from ptm_ray.core.types import Tensor
 from ptm_ray.stages.problem import Problem
 
 
@@ -66,6 +69,20 @@ class Segments:
     def mean_student_steps(self) -> float:
         """Inner steps of an outer step, over the segments that the schedule draws."""
         return sum(share * self.student_steps(segment) for share, segment in self.schedule.typical())
+
+    def shape(self, segment: Segment, vector: Callable[[int], Tensor]) -> Shape | None:
+        """What the student's way is compared with: the expert's `vector` at the snapshot in the middle.
+
+        The student should be there after its part of the expert's steps. None where that does not count, and where
+        either has nothing between its ends.
+        """
+        weight, steps = self._config.matching.shape_weight, self.student_steps(segment)
+        if not weight or segment.length < 2 or steps < 2:
+            return None
+        middle = (segment.start + segment.end) // 2
+        start, there, end = (self._expert_steps[snapshot] for snapshot in (segment.start, middle, segment.end))
+        after = round(steps * (there - start) / (end - start))
+        return Shape(vector(middle), min(max(after, 1), steps - 1), weight)
 
     def first_covered(self) -> float:
         """Steps of the expert that an inner step of the first segment has to cover."""

@@ -1,6 +1,7 @@
 """Matching trajectories: segments of experts, students of the set, and overlap mitigation on the way."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,8 +92,8 @@ class TrajectoryMatching:
             target = self._vector(expert, self._segment.end)
             self._looked = self.mitigation.look(self._at.learner, target, outer_step)
         # One segment for the whole team, lest some wait for others' longer ones; an expert for each.
-        expert = (expert + self._at.team.rank) % self.trajectories.num_experts
-        self._start, self._target = (self._vector(expert, snapshot) for snapshot in self._segment)
+        self._expert = (expert + self._at.team.rank) % self.trajectories.num_experts
+        self._start, self._target = (self._vector(self._expert, snapshot) for snapshot in self._segment)
 
     def update(self, step: int) -> Row:
         """One outer step on the segment that was drawn."""
@@ -110,7 +111,11 @@ class TrajectoryMatching:
             moving=None if self.mitigation is None else self.mitigation.moving,
             mean=self._at.team.mean,
             exact=self._config.student.gradient == "exact",
+            easy_below=self._config.matching.easy_below(step),
+            shape=self.segments.shape(segment, partial(self._vector, self._expert)),
         )
+        if learner.easy is not None:
+            learner.easy = self._at.team.told(learner.easy)
         if not metrics.skipped:
             self.progress = self.segments.schedule.advance(self.progress, segment, step, metrics.loss)
         if self.mitigation is not None:

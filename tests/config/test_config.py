@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from ptm_ray.config import DistillConfig, ExpertSettings, NetworkSettings, ScheduleSettings
+from ptm_ray.config import DistillConfig, ExpertSettings, MatchingSettings, NetworkSettings, ScheduleSettings
 from ptm_ray.config.base import merge
 from ptm_ray.config.files import read_table, resolve, to_json
 from ptm_ray.config.presets import METHODS
@@ -124,6 +124,23 @@ def test_a_saved_run_resolves_to_itself(tmp_path, method):
     again = resolve(read_table(write(tmp_path / "run.json", to_json(whole))))
     assert again == whole
     assert again.fingerprint() == whole.fingerprint()
+
+
+def test_hoptm_is_ftd_that_matches_what_is_easy_first_and_the_shape_of_the_way():
+    hoptm, ftd = (resolve({"method": method}).model_dump() for method in ("hoptm", "ftd"))
+    assert (hoptm["experts"]["flat_radius"], hoptm["experts"]["flat_gap"]) == (0.01, 0.3)
+    assert (hoptm["schedule"]["kind"], hoptm["overlap"]["enabled"]) == ("random", False)
+    assert {name for name in hoptm if hoptm[name] != ftd[name]} == {"method", "matching"}
+    own = {"easy_base": 3e-4, "easy_growth": 1.5, "easy_every": 100, "shape_weight": 0.5}
+    assert hoptm["matching"] == {**ftd["matching"], **own}
+    assert (ftd["matching"]["easy_base"], ftd["matching"]["shape_weight"]) == (0, 0)
+
+
+def test_the_threshold_of_what_is_easy_grows_by_its_factor_and_stays_a_number():
+    easy = MatchingSettings(easy_base=1e-3, easy_growth=3.0, easy_every=5)
+    assert [easy.easy_below(step) for step in (0, 4, 5, 14)] == pytest.approx([1e-3, 1e-3, 3e-3, 9e-3])
+    assert 1e300 < easy.easy_below(10**9) < float("inf")
+    assert MatchingSettings().easy_below(7) is None
 
 
 def test_the_fingerprint_is_the_same_for_the_same_settings_and_changes_with_any_other():

@@ -133,6 +133,29 @@ def test_an_update_above_the_gate_is_skipped_and_nothing_else_changes(case):
         assert (torch.equal(synthetic.images, before[0]), float(synthetic.log_lr) == before[1]) == (skipped, skipped)
 
 
+def test_parameters_that_were_easy_are_remembered_unless_the_update_was_skipped(case):
+    network, synthetic, start, target, batches = case
+    learner, away = Learner(synthetic, RATES), 2 * start - target
+    outer_step(network, learner, start, away, batches)
+    assert learner.easy is None
+    sizes = []
+    for below in (1e-3, 1e-2, 1e-1):
+        outer_step(network, learner, start, away, batches, easy_below=below)
+        sizes.append(int(learner.easy.sum()))
+    assert 0 < sizes[0] < sizes[1] < sizes[2] < len(start)
+    known = learner.easy.clone()
+    learner.rates = dataclasses.replace(RATES, explode_at=0.0)
+    assert outer_step(network, learner, start, away, batches, easy_below=1e3).skipped
+    assert torch.equal(learner.easy, known)
+    held = learner.state_dict()
+    learner.rates = RATES
+    outer_step(network, learner, start, away, batches, easy_below=1e3)
+    assert learner.easy.all()
+    assert torch.equal(held["easy"], known)
+    learner.load_state_dict(held)
+    assert torch.equal(learner.easy, known)
+
+
 @pytest.mark.parametrize("spoil", [math.nan, math.inf, 40.0])
 def test_an_update_that_exploded_is_skipped_and_the_inner_lr_backs_off(case, spoil):
     network, synthetic, start, target, batches = case

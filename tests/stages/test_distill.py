@@ -61,6 +61,7 @@ def without_clock(run):
         {"method": "datm"},
         {"method": "mct"},
         {"method": "tesla"},
+        {"method": "hoptm", "schedule": {"kind": "random"}, "matching": {"easy_every": 3}},
         {"schedule": {"later_share": 0.5}},
         {"images": {"optimiser": "sgd", "lr": 50.0}},
     ],
@@ -78,7 +79,7 @@ def test_a_run_that_was_stopped_gives_the_same_images_bit_for_bit(tmp_path, sett
     list(parts.run())
 
     mine, other = whole.learner.state_dict(), parts.learner.state_dict()
-    for name in ("images", "log_lr", "label_logits", "ema"):
+    for name in ("images", "log_lr", "label_logits", "ema", "easy"):
         assert (mine[name] is None) == (other[name] is None)
         assert mine[name] is None or torch.equal(mine[name], other[name]), name
     assert torch.equal(whole.result().images, parts.result().images)
@@ -338,6 +339,46 @@ def test_mct_matches_random_segments_of_the_straight_line(tmp_path):
     np.testing.assert_allclose(shares, np.cumsum([0, *way]) / np.sum(way), atol=1e-5)
     list(run.run())
     assert {row.end - row.start for row in run.rows} == {2}
+
+
+HOPTM = {"method": "hoptm", "schedule": {"kind": "random"}}
+
+
+def test_hoptm_counts_more_and_more_parameters(tmp_path):
+    run = distillation(small_problem(**HOPTM, matching={"easy_every": 2, "easy_growth": 4.0}), tmp_path)
+    masks = []
+    for row in run.run():
+        assert not row.skipped
+        masks.append(run.learner.easy)
+    assert all(bool((later >= earlier).all()) for earlier, later in itertools.pairwise(masks))
+    assert 0 < masks[0].sum() < masks[-1].sum() <= len(masks[0])
+
+
+def test_each_part_of_hoptm_alone_changes_what_is_learned(tmp_path):
+    problem = small_problem(**HOPTM)
+    trajectories, found = InMemory(problem), []
+    for base, weight in ((0.0, 0.0), (1e-3, 0.0), (0.0, 0.5), (1e-3, 0.5)):
+        problem = small_problem(**HOPTM, matching={"easy_base": base, "shape_weight": weight}, outer_steps=2)
+        run = distillation(problem, tmp_path / f"{base}-{weight}", ScriptedScorer(0.5), trajectories)
+        list(run.run())
+        assert (run.learner.easy is not None) == (base > 0)
+        found.append(run.learner.synthetic.images)
+    assert all(not torch.equal(one, other) for one, other in itertools.combinations(found, 2))
+
+
+def test_the_way_is_compared_half_way_in_snapshots_after_the_students_part_of_the_experts_steps(tmp_path):
+    experts = {"count": 1, "steps": 16, "snapshots": 8, "spacing": 2.0}
+    student = {"steps_min": 8, "steps_max": 8}
+    run = distillation(small_problem(**HOPTM, experts=experts, student=student), tmp_path)
+    # Snapshots at 0, 1, 2, 3, 4, 6, 9, 12, 16.
+    shapes = [
+        run.matcher.segments.shape(Segment(*ends), lambda k: torch.tensor([k])) for ends in ((0, 2), (4, 6), (0, 5))
+    ]
+    assert [(int(shape.middle), shape.after) for shape in shapes] == [(1, 4), (5, 3), (2, 3)]
+    assert {shape.weight for shape in shapes} == {0.5}
+    assert run.matcher.segments.shape(Segment(3, 4), lambda k: torch.tensor([k])) is None
+    plain = distillation(small_problem(method="ftd", experts=experts), tmp_path / "ftd")
+    assert plain.matcher.segments.shape(Segment(0, 2), lambda k: torch.tensor([k])) is None
 
 
 def test_random_segments_on_even_snapshots_have_one_pace(tmp_path):
