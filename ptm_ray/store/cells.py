@@ -70,7 +70,7 @@ class CellTable:
 
     def put(self, rows: Iterable[Row]) -> None:
         """A cell's rows, in place of those it had; on disk when this returns."""
-        rows = list(rows)
+        rows = [{name: row.get(name) for name in SCHEMA.names} for row in rows]
         self._rows[_key(rows[0])] = rows
         path = self._place.local / TABLE
         with atomic.replacing(path) as temporary:
