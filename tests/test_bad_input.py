@@ -170,6 +170,12 @@ SETTINGS = [
         ConfigError,
         ["matching.shape_weight", "one step", "raise student.steps_max"],
     ),
+    (
+        "the shape of gradients",
+        {"method": "dsa", "matching": {"shape_weight": 0.5}},
+        ConfigError,
+        ["matching.shape_weight", "matching.what is gradients", "set both to 0"],
+    ),
     ("a threshold that shrinks", {"matching": {"easy_growth": 0.5}}, ConfigError, ["matching.easy_growth", "0.5"]),
     ("outer steps below 0", {"outer_steps": -1}, ConfigError, ["outer_steps", "greater than or equal to 0", "-1"]),
     ("lr 0", {"experts": {"lr": 0}}, ConfigError, ["experts.lr", "greater than 0", "got 0"]),

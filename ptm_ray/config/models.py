@@ -388,6 +388,11 @@ class DistillConfig(Settings):
                 f"images.init real-natural may miss a class, so it is not learned from (outer_steps is "
                 f"{self.outer_steps}); set outer_steps to 0, or images.init to real"
             )
+        if self.matching.what != "trajectories" and (self.matching.easy_base or self.matching.shape_weight):
+            raise ValueError(
+                "matching.easy_base and matching.shape_weight compare students with experts, but matching.what is "
+                f"{self.matching.what}; set both to 0, or matching.what to trajectories"
+            )
         if self.matching.shape_weight:
             self._require_a_middle()
         for name, end in ends.items():
