@@ -10,6 +10,7 @@ from ptm_ray.config.models import (
     OverlapSettings,
     ScheduleSettings,
     StudentSettings,
+    SubsetSettings,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "OverlapSettings",
     "ScheduleSettings",
     "StudentSettings",
+    "SubsetSettings",
 ]

@@ -255,6 +255,22 @@ class MatchingSettings(Settings):
         return math.exp(min(grown, LARGEST_EXPONENT))
 
 
+class SubsetSettings(Settings):
+    """Subsets of the images that are learned one after another, each on experts that have learned those before it."""
+
+    count: Positive = 1
+    """How many, at most as many as images per class. 1: all images are learned at once."""
+    steps: Positive = 40
+    """Outer steps of each but the last, which has all that are left."""
+    continued: Literal["together", "in-sequence"] = "together"
+    """What experts train on before real images. together: all earlier subsets (PDD). in-sequence: the first, then the
+    first two, and so on (SeqMatch)."""
+    train_steps: Positive = 100
+    """Training steps on them, each time."""
+    experts: Positive = 2
+    """Experts of each later subset; they are trained within the run and its budget."""
+
+
 class OverlapSettings(Settings):
     """Dynamic overlap mitigation: match, separate halves that have become alike, retrain."""
 
@@ -324,6 +340,8 @@ class DistillConfig(Settings):
         "mct",
         "tesla",
         "ftd",
+        "seqmatch",
+        "pdd",
         "hoptm",
         "dc",
         "dsa",
@@ -337,9 +355,10 @@ class DistillConfig(Settings):
     ] = "ptm"
     """ptm: progressive segments and overlap mitigation. mtt: random segments. datm: random segments from a range that
     widens, learned labels, images that experts know. mct: mtt on trajectories made straight. tesla: mtt with an
-    approximate gradient. ftd: mtt with flat experts. hoptm: the same, what is easy matched first, and the shape of the
-    way beside its end. dc, dsa: matched gradients. dm: matched mean features. ncfm: matched characteristic functions.
-    random, random-natural, herding, k-center, k-means: real images as they are. A preset; any setting can follow it."""
+    approximate gradient. ftd: mtt with flat experts. seqmatch, pdd: mtt on one subset after another. hoptm: ftd, what
+    is easy matched first, and the shape of the way beside its end. dc, dsa: matched gradients. dm: matched mean
+    features. ncfm: matched characteristic functions. random, random-natural, herding, k-center, k-means: real images
+    as they are. A preset; any setting can follow it."""
     seed: Count = 0
     """Seed of everything but the experts."""
     outer_steps: Count = 2000
@@ -351,6 +370,7 @@ class DistillConfig(Settings):
     schedule: ScheduleSettings = ScheduleSettings()
     student: StudentSettings = StudentSettings()
     matching: MatchingSettings = MatchingSettings()
+    subsets: SubsetSettings = SubsetSettings()
     images: ImageSettings = ImageSettings()
     overlap: OverlapSettings = OverlapSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -364,6 +384,8 @@ class DistillConfig(Settings):
                 f"{self.matchers} matchers want an expert each, but there are {self.experts.count}; "
                 "lower matchers or raise experts.count"
             )
+        if self.subsets.count > 1:
+            self._require_random_segments_alone()
         last = self.experts.snapshots
         ends = {"end_min": self.schedule.end_min, "end_max": self.schedule.end_max}
         if self.schedule.start is not None:
@@ -402,6 +424,21 @@ class DistillConfig(Settings):
                     "lower it or raise experts.snapshots"
                 )
         return self
+
+    def _require_random_segments_alone(self) -> None:
+        """What subsets are learned by."""
+        wrong = {
+            f"matching.what {self.matching.what}": self.matching.what != "trajectories",
+            f"schedule.kind {self.schedule.kind}": self.schedule.progressive,
+            "overlap.enabled": self.overlap.enabled,
+            f"matchers {self.matchers}": self.matchers > 1,
+        }
+        for setting, is_wrong in wrong.items():
+            if is_wrong:
+                raise ValueError(
+                    f"{self.subsets.count} subsets are learned by one worker from random segments, without overlap "
+                    f"mitigation, but {setting} is set; start from --method seqmatch or pdd, or set subsets.count to 1"
+                )
 
     def _require_a_middle(self) -> None:
         if self.student_steps_max < 2:

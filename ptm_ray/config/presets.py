@@ -39,6 +39,9 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "mct": merge(MTT, {"schedule": {"path": "straight"}}),
     # Du et al. 2023. Not as published: the decay of the averaged images is that of the other methods.
     "ftd": merge(MTT, {"experts": FLAT}),
+    # Du et al. 2023 and Chen et al. 2024. Not as published: see `stages.staged_matching`.
+    "seqmatch": merge(MTT, {"subsets": {"count": 2, "continued": "in-sequence"}}),
+    "pdd": merge(MTT, {"subsets": {"count": 3}}),
     # HoP-TM, MICCAI 2025. Not as published: as ftd; segments begin anywhere; and the threshold is relative to the path,
     # beginning where published values would on networks of its size, and growing as often in the default outer steps.
     "hoptm": merge(MTT, {"experts": FLAT, "matching": {"easy_base": 3e-4, "shape_weight": 0.5}}),

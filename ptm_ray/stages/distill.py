@@ -24,6 +24,7 @@ from ptm_ray.stages.mitigation import CycleRow
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Scorer
 from ptm_ray.stages.selection import Selection, validate_every
+from ptm_ray.stages.staged_matching import StagedMatching
 from ptm_ray.stages.team import Alone, Team, TeamScorer
 from ptm_ray.stages.trajectory_matching import TrajectoryMatching
 from ptm_ray.store.checkpoints import RunFolder
@@ -74,11 +75,7 @@ class Distillation:
         self.skipped_in_a_row = 0
         ops = problem.ops if config.images.augment else ()
         workplace = Workplace(problem, problem.network(), seeds, self.learner, ops, self.team)
-        self.matcher: Matcher
-        if config.matching.what == "trajectories":
-            self.matcher = TrajectoryMatching(workplace, trajectories, self._validate_now)
-        else:
-            self.matcher = ClassMatching(workplace, trajectories)
+        self.matcher = self._make_matcher(workplace, trajectories)
         saved = self.team.told(folder.load_checkpoint() if self.team.rank == 0 else None)
         if saved is not None:
             self.load_state_dict(saved)
@@ -89,6 +86,13 @@ class Distillation:
         self.matcher.begin(self._first_hits)
         self._pace()
         self.elapsed_s = time.monotonic() - started
+
+    def _make_matcher(self, at: Workplace, trajectories: TrajectorySource) -> Matcher:
+        config = self.problem.config
+        if config.matching.what != "trajectories":
+            return ClassMatching(at, trajectories)
+        kind = StagedMatching if config.subsets.count > 1 else TrajectoryMatching
+        return kind(at, trajectories, self._validate_now)
 
     @property
     def cycles(self) -> list[CycleRow]:

@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from ptm_ray.core.expert import train_expert
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.trajectory import Trajectory, Vector
+from ptm_ray.core.types import Tensor
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.places import Place
 from ptm_ray.store.trajectories import TrajectoryStore
@@ -21,10 +24,19 @@ class ExpertTrainer:
 
     def snapshots(self, expert: int) -> Iterator[Vector]:
         """Yields the expert's parameters, (params,) float32, at every snapshot as it is made."""
-        settings, seeds = self._problem.experts, Seeds(self._problem.experts.seed)
+        seeds = Seeds(self._problem.experts.seed)
+        start = self._network.init(seeds.stream("expert initialisation", expert))
+        yield from self._train(start, seeds.stream("expert training", expert))
+
+    def continued(self, start: Tensor, stage: int, expert: int) -> Iterator[Vector]:
+        """The same from parameters that have learned something already, before a stage of a distillation."""
+        yield from self._train(start, Seeds(self._problem.experts.seed).stream("continued expert", stage, expert))
+
+    def _train(self, start: Tensor, generator: torch.Generator) -> Iterator[Vector]:
+        settings = self._problem.experts
         trained = train_expert(
             self._network,
-            self._network.init(seeds.stream("expert initialisation", expert)),
+            start,
             self._images,
             self._labels,
             snapshot_steps=self._problem.snapshot_steps(),
@@ -34,7 +46,7 @@ class ExpertTrainer:
             batch_size=settings.batch_size,
             balanced=settings.balanced,
             ops=self._problem.ops if settings.augment else (),
-            generator=seeds.stream("expert training", expert),
+            generator=generator,
             flat_radius=settings.flat_radius,
             flat_gap=settings.flat_gap,
         )

@@ -29,14 +29,25 @@ PASSES_OF_INNER_STEP = 9
 class TrajectoryMatching:
     """PTM, MTT and all that differ from them in segments, experts or gradients.
 
-    `validate` scores the set as it is now on the validation split.
+    `validate` scores the set as it is now on the validation split. Students see `rows` of the set, of which those that
+    are `moving` are learned; by default all of both.
     """
 
-    def __init__(self, at: Workplace, trajectories: TrajectorySource, validate: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        at: Workplace,
+        trajectories: TrajectorySource,
+        validate: Callable[[], float],
+        *,
+        rows: torch.Tensor | None = None,
+        moving: torch.Tensor | None = None,
+    ) -> None:
         self._at, self._config = at, at.problem.config
         if self._config.schedule.path == "straight":
             trajectories = StraightLine(trajectories, self._config.experts.snapshots)
         self.trajectories, self._validate = trajectories, validate
+        self._rows = torch.arange(len(at.learner.synthetic.images)) if rows is None else rows
+        self._moving = moving
         self._plans: dict[tuple[int, int], Plan] = {}
 
     def begin(self, hits: Callable[[], torch.Tensor]) -> None:
@@ -65,7 +76,7 @@ class TrajectoryMatching:
     @property
     def passes(self) -> float:
         """Of the students: images of a batch, at each of their steps."""
-        batch = min(len(self._at.learner.synthetic.images), self._config.student.batch_size)
+        batch = min(len(self._rows), self._config.student.batch_size)
         return PASSES_OF_INNER_STEP * self.segments.mean_student_steps() * batch
 
     @property
@@ -108,7 +119,7 @@ class TrajectoryMatching:
             position=self.segments.position(segment, self.progress),
             plan=self._plan(self._start, batches),
             separation=None if self.mitigation is None else self.mitigation.separation(),
-            moving=None if self.mitigation is None else self.mitigation.moving,
+            moving=self._moving if self.mitigation is None else self.mitigation.moving,
             mean=self._at.team.mean,
             exact=self._config.student.gradient == "exact",
             easy_below=self._config.matching.easy_below(step),
@@ -141,8 +152,9 @@ class TrajectoryMatching:
     def _draw_batches(self, segment: Segment, outer_step: int) -> list[Batch]:
         rank = self._at.team.rank
         draw = self._at.seeds.stream("inner batches", outer_step, *((rank,) if rank else ()))
-        images, size = self._at.learner.synthetic.images, self._config.student.batch_size
-        return inner_batches(len(images), size, self.segments.student_steps(segment), self._at.ops, draw)
+        size, steps = self._config.student.batch_size, self.segments.student_steps(segment)
+        batches = inner_batches(len(self._rows), size, steps, self._at.ops, draw)
+        return [Batch(self._rows[batch.rows], batch.draw) for batch in batches]
 
     def _vector(self, expert: int, snapshot: int) -> torch.Tensor:
         return torch.from_numpy(self.trajectories.vector(expert, snapshot).copy())

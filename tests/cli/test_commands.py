@@ -48,10 +48,11 @@ def ptm_ray(*words, cwd, **env):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An empty folder but for images of one's own and a settings file."""
+    """An empty folder but for images of one's own, a settings file, and a suite with a mistake in it."""
     root = tmp_path_factory.mktemp("user")
     write_dataset(root / "cells.npz", small_dataset())
     (root / "quick.toml").write_text(QUICK)
+    (root / "suite.toml").write_text('name = "mine"\ndatasets = ["cellphantom"]\nipc = [1]\nmethods = ["ptm", "mttt"]')
     return root
 
 
@@ -122,6 +123,19 @@ def test_a_run_that_was_interrupted_goes_on_with_the_same_command(distilled, fol
     assert seconds < cost["distillation_s"] < seconds + 20
 
 
+def test_the_smoke_suite_compares_its_methods(folder, ray_cluster, pytestconfig):
+    suite = pytestconfig.rootpath / "tune_configs" / "suites" / "smoke.toml"
+    address = {"RAY_ADDRESS": ray_cluster["address"]}
+    said = ptm_ray("bench", suite, "--out", "bench", "--experts-dir", "ex", "--json", cwd=folder, **address)
+    assert said.returncode == 0, said.stderr
+    last = json.loads(said.stdout.splitlines()[-1])
+    assert (last["cells"], last["failed"]) == (5, 0)
+    report = (folder / last["report"]).read_text()
+    for method in ("**ptm**", "mtt", "dm", "random", "full data"):
+        assert f"| {method} |" in report
+    assert "cells: 100 %" in said.stderr
+
+
 def test_flags_win_over_the_file(folder):
     bad = ptm_ray("distill", "--config", "quick.toml", "--experts.steps", "3", "--data", "cells.npz", cwd=folder)
     assert bad.returncode == 2
@@ -142,6 +156,8 @@ BAD = {
     "network": (["evaluate", "runs/a", "--data", "cells.npz", "--networks", "resnet81"], "did you mean 'resnet18'"),
     "set of unknown data": (["evaluate", "runs/a"], "made from 'cells', which is no dataset by name; pass --data"),
     "end beyond": (["distill", "--data", "cells.npz", "--schedule.end-max", "99"], "trajectories end at snapshot 20"),
+    "no suite": (["bench"], "no suite given; tune_configs/suites holds some"),
+    "method of a suite": (["bench", "suite.toml"], "methods.mttt, ipc 1: unknown method 'mttt'; did you mean 'mtt'"),
     "another run": (["distill", "--data", "cells.npz", "--out", "runs/a"], "holds another run"),
 }
 
@@ -170,7 +186,7 @@ def test_doctor_and_the_module_say_the_same(folder):
 
 def test_help_names_every_command(folder):
     said = ptm_ray("--help", cwd=folder).stdout
-    for command in ("distill", "experts", "evaluate", "doctor"):
+    for command in ("distill", "experts", "evaluate", "bench", "doctor"):
         assert command in said
 
 
