@@ -1,5 +1,6 @@
 """The Python API: the same words as the command line, from a script, a notebook or a submitted job."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,13 +182,14 @@ def bench(
     out: str | Path,
     experts_dir: str | Path | None = None,
     data_root: str | Path | None = None,
+    only: Sequence[str] = (),
     workers: int | None = None,
     watcher: Watcher | None = None,
 ) -> "BenchResult":
     """Compares methods on datasets under one protocol: a tidy table, tables for people and pictures, into `out`.
 
     `asked` is a suite file (tune_configs/suites has some), or what such a file says. The same call with the same `out`
-    goes on where a stopped one ended, and runs again what failed or has changed.
+    goes on where a stopped one ended, and runs again what failed or has changed. `only`: methods to run now.
     """
     # Its report draws pictures with matplotlib, which those who never compare need not wait for.
     from ptm_ray.orchestrate import bench as on_bench
@@ -198,7 +200,7 @@ def bench(
         asked = SuiteConfig.of(asked)
     root = Place.of(experts_dir or default_experts_dir())
     return on_bench.bench(
-        asked, Place.of(out), experts_root=root, data_root=data_root, workers=workers, watcher=watcher
+        asked, Place.of(out), experts_root=root, data_root=data_root, only=only, workers=workers, watcher=watcher
     )
 
 

@@ -40,6 +40,8 @@ class Bench(Places):
     """What to compare."""
     out: Annotated[str | None, SaysDefault] = None
     """Folder of the benchmark: table, report, pictures (default: runs/bench-NAME)."""
+    only: Annotated[str | None, SaysDefault] = None
+    """Methods to run now, with commas between them (default: all of the suite)."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
             out=asked.out or f"runs/bench-{suite.name}",
             experts_dir=asked.experts_dir,
             data_root=asked.data_root,
+            only=asked.only.split(",") if asked.only else (),
             workers=asked.workers,
             watcher=bars,
         )

@@ -12,7 +12,7 @@ from ptm_ray.config.base import Settings, merge
 from ptm_ray.config.files import read_table, resolve
 from ptm_ray.config.models import DistillConfig, Positive, Rate
 from ptm_ray.config.presets import KINDS, TRAJECTORY
-from ptm_ray.errors import ConfigError
+from ptm_ray.errors import ConfigError, did_you_mean
 
 #: How a set is scored, beside `unified`, the main figure: one recipe for all, after the time budget.
 Condition = Literal["unified", "published", "equal-steps", "hard-labels", "twin", "no-augmentation"]
@@ -92,6 +92,13 @@ class SuiteConfig(Settings):
             if first != name:
                 raise ValueError(f"methods {first!r} and {name!r} are the same; take one of them out")
         return self
+
+    def only(self, methods: Sequence[str]) -> "SuiteConfig":
+        """The same of these methods alone. Raises `ConfigError` for one that it has not."""
+        for method in methods:
+            if method not in self.methods:
+                raise ConfigError(f"suite {self.name} has no method {method!r}; {did_you_mean(method, self.methods)}")
+        return self.model_copy(update={"methods": {method: self.methods[method] for method in methods}})
 
     def check(self) -> "SuiteConfig":
         """Itself, if every cell's settings can be. Raises `ConfigError` with near names."""

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,13 @@ def bench(
     *,
     experts_root: Place,
     data_root: str | Path | None = None,
+    only: Sequence[str] = (),
     workers: int | None = None,
     watcher: Watcher | None = None,
 ) -> BenchResult:
     """Every cell of a suite, its tidy table, tables for people and pictures, into `out`.
+
+    `only`: methods to run now, where not all of them; the report is of all that is there.
 
     An `out` that holds this suite is gone on with: a cell is run again only where it failed or its settings, images or
     protocol have changed. A cell that fails is a row with its error; the others go on. Raises `PtmError` of some kind
@@ -81,7 +84,7 @@ def bench(
     RunFolder(out).claim({"suite": asked.name})
     table = CellTable(out)
     runner = _Runner(asked, out, table, experts_root.absolute(), watcher)
-    cells = asked.cells()
+    cells = (asked.only(only) if only else asked).cells()
     try:
         todo = list(runner.tasks(cells, data_root))
         if todo:

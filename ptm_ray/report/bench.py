@@ -9,7 +9,7 @@ from ptm_ray.report import bench_figures
 from ptm_ray.report.bench_cells import Bench, Field, Row, Wanted, read_bench
 from ptm_ray.report.bench_claims import claim, pairs
 from ptm_ray.report.bench_conditions import conditions, robustness
-from ptm_ray.report.bench_tables import by_dataset, cost, counted, failed, overview, worst_recall
+from ptm_ray.report.bench_tables import by_dataset, cost, counted, failed, mitigation, overview, worst_recall
 from ptm_ray.store import atomic
 
 RESULTS, OVER_IPC, AGAINST_COST = "results.md", "accuracy-over-ipc.png", "accuracy-against-cost.png"
@@ -62,6 +62,7 @@ def markdown(bench: Bench, field: Field, pictures: Collection[str] = ()) -> str:
         "Robustness": robustness(bench, field),
         "Worst-class recall": worst_recall(bench, field),
         "Cost": cost(bench, field),
+        "Overlap mitigation": mitigation(bench, field),
         "Failed": failed(bench) if bench.failed else None,
     }
     lines = [f"# Bench {bench.suite}".rstrip(), "", _what(bench)]

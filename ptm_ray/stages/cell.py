@@ -2,6 +2,7 @@
 
 import json
 import resource
+import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.trajectory import TrajectorySource
 from ptm_ray.evaluation.train import TrainRecipe
 from ptm_ray.stages.distill import Distillation
+from ptm_ray.stages.mitigation import CycleRow
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator, InlineScorer, TrainingSet
 from ptm_ray.store import atomic
@@ -40,9 +42,16 @@ def run_cell(
                 atomic.write_text(early, json.dumps(list(scoring.of("equal-steps", run.result()))))
         scores = list(scoring.finished(run.result(), learned=run.step > 0))
         scores += json.loads(early.read_text()) if early.exists() else []
-        cost = {"distillation_s": run.elapsed_s, "outer_steps": run.step}
+        cost = {"distillation_s": run.elapsed_s, "outer_steps": run.step, **_mitigated(run.cycles)}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
     return [{**score, **cost, "peak_memory_bytes": peak} for score in scores]
+
+
+def _mitigated(cycles: list[CycleRow]) -> dict[str, float | int]:
+    kept = [cycle for cycle in cycles if not cycle.undone]
+    ratios = {"overlap_before": [c.overlap_before for c in kept], "overlap_after": [c.overlap_after for c in kept]}
+    means = {name: statistics.fmean(values) for name, values in ratios.items() if values}
+    return {"cycles": len(cycles), "cycles_kept": len(kept), **means}
 
 
 class CellScoring:

@@ -33,6 +33,10 @@ SCHEMA = pa.schema(
         ("experts_s", pa.float64()),
         ("distillation_s", pa.float64()),
         ("outer_steps", pa.int32()),
+        ("cycles", pa.int32()),
+        ("cycles_kept", pa.int32()),
+        ("overlap_before", pa.float64()),
+        ("overlap_after", pa.float64()),
         ("peak_memory_bytes", pa.int64()),
         ("buffer_bytes", pa.int64()),
         ("experts", pa.string()),
@@ -49,7 +53,7 @@ class CellTable:
     """The rows of a benchmark's cells, and the file that they are kept in.
 
     A cell's rows all have its `fingerprint`, of whatever decides its result; a failed cell has one row with an `error`
-    and no score.
+    and no score. `overlap_before` and `overlap_after` are means over the cycles of mitigation that were kept.
     """
 
     def __init__(self, place: Place) -> None:

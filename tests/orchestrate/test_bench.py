@@ -8,7 +8,7 @@ import pytest
 
 import ptm_ray as ptm
 from ptm_ray.config.base import merge
-from ptm_ray.errors import StoreError
+from ptm_ray.errors import ConfigError, StoreError
 from tests.files import write_dataset
 from tests.processes import workers_named
 from tests.small import SETTINGS, small_dataset
@@ -24,8 +24,8 @@ SUITE = {
 }
 
 
-def bench(root, out, **changes):
-    return ptm.bench({**SUITE, **changes}, out=out, experts_dir=root / "experts", data_root=root)
+def bench(root, out, only=(), **changes):
+    return ptm.bench({**SUITE, **changes}, out=out, experts_dir=root / "experts", data_root=root, only=only)
 
 
 def rows_of(out):
@@ -82,8 +82,13 @@ def test_the_same_call_again_runs_nothing_and_more_cells_run_alone(copied):
     before = {str(row) for row in rows_of(out)}
     assert bench(copied, out).cells == 4
     assert {str(row) for row in rows_of(out)} == before
-    assert bench(copied, out, methods=["ptm", "dm", "random", "herding", "full"]).cells == 5
+    more = {"methods": ["ptm", "mtt", "dm", "random", "herding", "full"]}
+    again = bench(copied, out, **more, only=["ptm", "herding"])
+    assert again.cells == 2
+    added = {str(row) for row in rows_of(out)} - before
     assert before < {str(row) for row in rows_of(out)}
+    assert {row["method"] for row in rows_of(out) if str(row) in added} == {"herding"}
+    assert "dm" in again.report.read_text()
 
 
 def test_a_cell_is_run_again_once_its_settings_have_changed(copied):
@@ -132,6 +137,12 @@ def test_a_cell_whose_process_is_killed_is_recorded_and_run_by_the_next_call(cop
     assert (result.cells, result.failed) == (2, 1)
     assert "died" in next(row["error"] for row in rows_of(out) if row["method"] == "long")
     assert bench(copied, out, methods={"ptm": {}, "long": {"method": "mtt", "outer_steps": 2}}).failed == 0
+
+
+def test_a_method_that_the_suite_lacks_is_refused(made):
+    root, _ = made
+    with pytest.raises(ConfigError, match="suite small has no method 'pmt'; did you mean 'ptm'"):
+        bench(root, root / "out", only=["pmt"])
 
 
 def test_the_folder_of_another_suite_is_refused(made):

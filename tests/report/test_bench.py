@@ -65,6 +65,21 @@ def line(text, start):
     return found[0]
 
 
+def test_cycles_of_mitigation_are_counted_and_their_overlap_averaged():
+    cycled = {"cycles": 2, "cycles_kept": 1, "overlap_before": 0.8, "overlap_after": 1.1}
+    undone = {"cycles": 1, "cycles_kept": 0, "overlap_before": None, "overlap_after": None}
+    rows = [
+        row("ptm", "blood", 2, 0.5, **cycled),
+        row("ptm", "blood", 2, 0.5, evaluation_seed=1, **cycled),
+        row("ptm", "skin", 2, 0.5, **{**cycled, "overlap_before": 0.6}),
+        row("ptm", "skin", 10, 0.5, **undone),
+        row("mtt", "blood", 2, 0.5, cycles=0, cycles_kept=0),
+    ]
+    found = section(report(rows), "Overlap mitigation").splitlines()
+    assert found[-2:] == ["| **ptm** | 2 | 2 of 4 | 0.70 → 1.10 |", "| **ptm** | 10 | 0 of 1 | – → – |"]
+    assert "Overlap mitigation" not in report([row("mtt", "blood", 2, 0.5, cycles=0, cycles_kept=0)])
+
+
 def four_cells():
     """Two datasets, two ipc; ptm is ahead of mtt by 2, 4, 6 and 8 points."""
     ahead = {("blood", 1): 0.02, ("blood", 2): 0.04, ("skin", 1): 0.06, ("skin", 2): 0.08}

@@ -78,6 +78,14 @@ def test_scores_say_what_they_cost_and_how_each_class_fares(tmp_path):
         assert score["balanced_accuracy"] == pytest.approx(sum(score["recalls"]) / 3)
 
 
+def test_cycles_of_mitigation_are_counted(tmp_path):
+    overlap = {"look_every": 2, "separate_steps": 1, "retrain_steps": 1, "threshold": 5.0}
+    _, scores = run(tmp_path, "ptm", settings={**SETTINGS, "outer_steps": 12, "overlap": overlap})
+    score = scores[0]
+    assert score["cycles"] >= max(1, score["cycles_kept"])
+    assert ("overlap_after" in score) == (score["cycles_kept"] > 0)
+
+
 def test_soft_labels_have_hard_ones_and_a_twin_beside_them(tmp_path, trained):
     problem, scores = run(tmp_path, "datm")
     found = dict(zip([condition for condition, _ in conditions(scores)], [*trained[1:], trained[0]], strict=True))
