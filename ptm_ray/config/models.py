@@ -286,8 +286,8 @@ class OverlapSettings(Settings):
     such that cycles take at most a fifth of all."""
     separate_steps: Positive = 15
     """Most outer steps of the separate phase, which ends once the halves are as varied as real ones."""
-    retrain_steps: Positive = 10
-    """Outer steps of the retrain phase."""
+    retrain_steps: Count = 10
+    """Outer steps of the retrain phase; 0 separates alone."""
 
 
 class EvaluationSettings(Settings):

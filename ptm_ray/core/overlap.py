@@ -134,11 +134,14 @@ class Cycle(NamedTuple):
 
 
 def next_phase(cycle: Cycle, separate_steps: int, retrain_steps: int, look_every: int, start: bool) -> Cycle:
-    """The state after one outer step; `start` begins a cycle where a look at the overlap has asked for it."""
+    """The state after one outer step; `start` begins a cycle where a look at the overlap has asked for it.
+
+    Without retrain steps a cycle is over once it has separated.
+    """
     if start:
         return Cycle(Phase.SEPARATE, separate_steps, cycle.number + 1)
     if cycle.left > 1:
         return cycle._replace(left=cycle.left - 1)
-    if cycle.phase is Phase.SEPARATE:
+    if cycle.phase is Phase.SEPARATE and retrain_steps:
         return Cycle(Phase.RETRAIN, retrain_steps, cycle.number)
     return Cycle(Phase.MATCH, look_every, cycle.number)

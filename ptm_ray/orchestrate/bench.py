@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,12 @@ def _key_of(row: dict[str, Any]) -> tuple[str, int, str, int]:
 
 
 def fingerprint(asked: SuiteConfig, config: DistillConfig, dataset: MedicalDataset) -> str:
-    """Of whatever decides a cell's result: 16 hex digits."""
+    """Of whatever decides a cell's result: 16 hex digits.
+
+    Settings at their defaults are told by the version, so that a table outlives a setting that is added.
+    """
     protocol = asked.model_dump(mode="json", include={"budget_minutes", "equal_steps", "conditions", "extra_seeds"})
-    whole = [protocol, config.model_dump(mode="json"), dataset.fingerprint]
+    whole = [protocol, config.model_dump(mode="json", exclude_defaults=True), dataset.fingerprint, version("ptm-ray")]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 

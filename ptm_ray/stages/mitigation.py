@@ -115,7 +115,8 @@ class Mitigation:
         """
         if self.phase is Phase.SEPARATE and ratio is not None and ratio >= self._enough:
             self._cycle = self._cycle._replace(left=1)
-        if self.phase is not Phase.RETRAIN or self._cycle.left > 1:
+        last = Phase.RETRAIN if self._settings.retrain_steps else Phase.SEPARATE
+        if self.phase is not last or self._cycle.left > 1:
             self._cycle = self._next(start=False)
             return
         assert self._before is not None

@@ -105,3 +105,12 @@ def test_a_cycle_separates_retrains_and_returns_to_matching():
         phases.append(cycle.phase)
         cycle = next_phase(cycle, 2, 3, 5, start=False)
     assert phases == ["separate"] * 2 + ["retrain"] * 3 + ["match"] * 3
+
+
+def test_a_cycle_without_retraining_is_over_once_it_has_separated():
+    cycle = next_phase(Cycle(Phase.MATCH, 1), 2, 0, 5, start=True)
+    phases = []
+    for _ in range(4):
+        phases.append(cycle.phase)
+        cycle = next_phase(cycle, 2, 0, 5, start=False)
+    assert phases == ["separate"] * 2 + ["match"] * 2

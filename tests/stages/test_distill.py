@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from ptm_ray.config.base import merge
 from ptm_ray.core.schedule import Segment
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.teacher import one_hot_logits, taught_logits
@@ -93,6 +94,14 @@ def test_a_checkpoint_in_mid_cycle_was_among_those_resumed(tmp_path):
     phases = [row.phase for row in run.run()]
     assert phases[:6] == ["match", "separate", "separate", "retrain", "retrain", "match"]
     assert len(run.cycles) >= 1
+
+
+def test_cycles_may_separate_without_retraining(tmp_path):
+    settings = merge(EVERYTHING, {"overlap": {"retrain_steps": 0}})
+    run = distillation(small_problem(**settings), tmp_path)
+    assert [row.phase for row in run.run()][:4] == ["match", "separate", "separate", "match"]
+    assert run.cycles
+    assert run.matcher.mitigation.moving is None or run.matcher.phase == "separate"
 
 
 def test_the_end_starts_at_end_min_never_falls_and_reaches_end_max(tmp_path):
