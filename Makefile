@@ -10,7 +10,7 @@ distill: $(VENV)/.installed
 	$(BIN)/ptm-ray distill --data cellphantom --config tune_configs/first.toml --seed 0 --budget-minutes 0.5 --out $(OUT)
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

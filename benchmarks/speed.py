@@ -15,7 +15,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-WAYS = ("plain", "stored", "recompute")
+WAYS = ("plain", "stored", "recompute", "bfloat16")
 ROUNDS = 3
 WIDTH = 128
 
@@ -69,12 +69,14 @@ class Measured:
             target = start + 0.01 * torch.randn(start.shape, generator=draw)
             self.step = lambda: plain_step(net, start, target, made.images, made.classes, torch.tensor(0.01), batches)
             return
-        network = nets.build("convnet", channels=channels, resolution=resolution, classes=classes, width=WIDTH, depth=3)
+        precision = "bfloat16" if way == "bfloat16" else "float32"
+        sizes = {"channels": channels, "resolution": resolution, "classes": classes, "width": WIDTH, "depth": 3}
+        network = nets.build("convnet", **sizes, precision=precision)
         start = network.init(draw)
         target = start + 0.01 * torch.randn(start.shape, generator=draw)
         labels = made.labels()
         plan = RECOMPUTE
-        if way == "stored":
+        if way != "recompute":
             plan = plan_for(20 * 2**30, network, start, made.images, labels, batches)
         self.step = lambda: matching_gradients(
             network, start, target, made.images, labels, made.log_lr, batches, plan=plan
@@ -168,21 +170,21 @@ def main() -> None:
         return
     rate = convolution_rate()
     print(f"best convolution: {rate / 1e9:.0f} GFLOP/s, float32, all threads")
-    print("| images | student steps | plain, s | stored | recompute | of the convolution rate: stored | peak MiB |")
-    print("|---|---|---|---|---|---|---|")
+    columns = ("images", "student steps", "plain, s", *WAYS[1:], "stored, of the convolution rate", "peak MiB")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     record = []
     for images in asked.images:
         for steps in asked.steps:
             found = compare(Case(images, steps), rate)
             record.append(found)
             times, peak = found["times_plain"], found["peak_mib"]
-            print(
-                f"| {images} | {steps} | {found['seconds']['plain']:.2f} | {times['stored']:.2f}× | "
-                f"{times['recompute']:.2f}× | {found['of_convolution_rate']['stored']:.0%} | "
-                + ", ".join(f"{way} {peak[way]:.0f}" for way in WAYS)
-                + " |",
-                flush=True,
-            )
+            shown = [
+                *(str(images), str(steps), f"{found['seconds']['plain']:.2f}"),
+                *(f"{times[way]:.2f}×" for way in WAYS[1:]),
+                f"{found['of_convolution_rate']['stored']:.0%}",
+                ", ".join(f"{way} {peak[way]:.0f}" for way in WAYS),
+            ]
+            print(f"| {' | '.join(shown)} |", flush=True)
     print(json.dumps({"convolution_rate": rate, "cases": record}))
 
 

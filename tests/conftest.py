@@ -23,6 +23,15 @@ os.environ.update(
 os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
 
 
+#: Tests that start processes and wait for them.
+SLOW = ("tests/orchestrate/", "tests/cli/", "tests/cluster/")
+
+
+def pytest_collection_modifyitems(items):
+    """The slow ones first: what two processes have left at the end should be short, lest one of them waits."""
+    items.sort(key=lambda item: not item.nodeid.startswith(SLOW))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Ray with two CPUs and its dashboard, so that jobs can be submitted; yields its addresses."""

@@ -133,6 +133,12 @@ SETTINGS = [
         ["schedule.end_max is snapshot 30", "end at snapshot 20", "raise experts.snapshots"],
     ),
     ("end before start", {"schedule": {"end_min": 4, "end_max": 2}}, ConfigError, ["end_max 2 lies before end_min 4"]),
+    (
+        "rare classes favoured twice",
+        {"experts": {"logit_adjustment": 1.0}},
+        ConfigError,
+        ["logit_adjustment 1 is for natural sampling", "experts.balanced to false"],
+    ),
     ("snapshots beyond steps", {"experts": {"steps": 5}}, ConfigError, ["20 snapshots don't fit into 5 steps"]),
     (
         "labels of experts for noise",

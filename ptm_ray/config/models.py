@@ -71,10 +71,16 @@ class ExpertSettings(Settings):
     balanced: bool = True
     """Draw every class equally often, instead of as often as it occurs: rare classes are then learned from the start,
     where trajectories are matched first."""
+    logit_adjustment: Annotated[float, Field(ge=0)] = 0.0
+    """Adds so much times the logarithm of its share to each class's logit while training, so that the expert owes rare
+    classes their recall in the other way; with natural sampling (`balanced` false). 1 is Fisher consistent for balanced
+    accuracy."""
     augment: bool = True
     """Train with DSA."""
     zca: bool = False
     """Whiten images (ZCA) instead of standardising each channel; up to 64 pixels."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions, as `student.precision`."""
     seed: Count = 0
     """Seed of the experts, apart from the distillation's, so that many distillations share them."""
 
@@ -83,6 +89,11 @@ class ExpertSettings(Settings):
         if self.snapshots > self.steps:
             raise ValueError(
                 f"{self.snapshots} snapshots don't fit into {self.steps} steps; take fewer or train longer"
+            )
+        if self.logit_adjustment and self.balanced:
+            raise ValueError(
+                f"logit_adjustment {self.logit_adjustment:g} is for natural sampling, and balanced is set: both would "
+                "favour rare classes twice; set experts.balanced to false, or logit_adjustment to 0"
             )
         return self
 
@@ -169,6 +180,8 @@ class StudentSettings(Settings):
     has one for all."""
     gradient: Literal["exact", "tesla"] = "exact"
     """Of the images. tesla: an approximation, as if the images of an inner step moved no later one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions in students. bfloat16 is faster where the processor has it, and less exact: see README."""
     memory_mib: Count = 2048
     """Memory for stored graphs; steps that don't fit are computed again on the way back. The gradient is the same."""
 

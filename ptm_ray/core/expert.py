@@ -50,9 +50,16 @@ def flat_gradient(
     return there - gap * across
 
 
-def _gradient(network: Network, images: Tensor, labels: Tensor, theta: Tensor) -> Tensor:
+def log_shares(labels: Int[Tensor, " n"], num_classes: int) -> Float[Tensor, " classes"]:
+    """Logarithm of each class's share among the labels; a class that they lack counts as one image."""
+    return (torch.bincount(labels, minlength=num_classes).clamp_min(1) / len(labels)).log()
+
+
+def _gradient(network: Network, images: Tensor, labels: Tensor, shift: Tensor | None, theta: Tensor) -> Tensor:
     leaf = theta.detach().requires_grad_()
-    gradient: Tensor = torch.autograd.grad(F.cross_entropy(network.logits(leaf, images), labels), leaf)[0]
+    logits = network.logits(leaf, images)
+    loss = F.cross_entropy(logits if shift is None else logits + shift, labels)
+    gradient: Tensor = torch.autograd.grad(loss, leaf)[0]
     return gradient
 
 
@@ -72,8 +79,12 @@ def train_expert(
     generator: torch.Generator,
     flat_radius: float = 0.0,
     flat_gap: float = 0.0,
+    shift: Float[Tensor, " classes"] | None = None,
 ) -> Iterator[Float[Tensor, " params"]]:
     """Yields θ at every snapshot, the first being the initialisation itself. With a `flat_radius`, by `flat_gradient`.
+
+    `shift` is added to the logits of training: multiples of `log_shares` are logit adjustment (Menon et al. 2021,
+    Long-tail learning via logit adjustment).
 
     Every snapshot is a copy: on a CPU `.detach().cpu()` would hand out the live weights, and all snapshots would
     end up equal (the fault of a public peer).
@@ -86,7 +97,7 @@ def train_expert(
         while step < stop:
             batch = next(rows)
             seen = augment.apply(augment.draw(ops, len(batch), generator), images[batch])
-            gradient_at = partial(_gradient, network, seen, labels[batch])
+            gradient_at = partial(_gradient, network, seen, labels[batch], shift)
             gradient = flat_gradient(gradient_at, theta, flat_radius, flat_gap) if flat_radius else gradient_at(theta)
             velocity = momentum * velocity + gradient + weight_decay * theta
             theta = theta - lr * velocity

@@ -206,7 +206,9 @@ class _Runner:
                     if task.experts == key:
                         self._failed(task.cell, error)
                 continue
-            seconds[key] = time.monotonic() - started if new else self._table.experts_s(key)
+            if new:
+                self._table.note_experts(key, time.monotonic() - started)
+            seconds[key] = self._table.experts_s(key)
         return buffers, seconds
 
     def _folder(self, task: _Task) -> Place:

@@ -82,9 +82,9 @@ class CellScoring:
         recipe = self.evaluator.recipe(self._settings.steps)
         train_on: TrainingSet = (made.images, made.labels())
         if condition == "published":
-            # Half the steps at the learned rate, half at a tenth of it, as MTT has it. Networks begin where
-            # trajectories do, so where the lr is learned by place it is the one learned there.
-            recipe = replace(recipe, lr=made.inner_lrs()["random_first"], decay_share=0.5)
+            # Half the steps at the learned rate, half at a tenth of it, as MTT has it. Where it is learned by place, at
+            # the one half way along: either end may be where no segment of this set was.
+            recipe = replace(recipe, lr=float(made.log_lr.exp()), decay_share=0.5)
         elif condition == "no-augmentation":
             recipe = replace(recipe, ops=())
         elif condition == "hard-labels":

@@ -74,7 +74,8 @@ class Distillation:
         self.rows: list[Row] = []
         self.skipped_in_a_row = 0
         ops = problem.ops if config.images.augment else ()
-        workplace = Workplace(problem, problem.network(), seeds, self.learner, ops, self.team)
+        network = problem.network(precision=config.student.precision)
+        workplace = Workplace(problem, network, seeds, self.learner, ops, self.team)
         self.matcher = self._make_matcher(workplace, trajectories)
         saved = self.team.told(folder.load_checkpoint() if self.team.rank == 0 else None)
         if saved is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ptm_ray.core.expert import train_expert
+from ptm_ray.core.expert import log_shares, train_expert
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.trajectory import Trajectory, Vector
 from ptm_ray.core.types import Tensor
@@ -19,8 +19,10 @@ class ExpertTrainer:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._network = problem.network()
+        self._network = problem.network(precision=problem.experts.precision)
         self._images, self._labels = problem.tensors("train")
+        weight = problem.experts.logit_adjustment
+        self._shift = weight * log_shares(self._labels, problem.dataset.num_classes) if weight else None
 
     def snapshots(self, expert: int) -> Iterator[Vector]:
         """Yields the expert's parameters, (params,) float32, at every snapshot as it is made."""
@@ -49,6 +51,7 @@ class ExpertTrainer:
             generator=generator,
             flat_radius=settings.flat_radius,
             flat_gap=settings.flat_gap,
+            shift=self._shift,
         )
         for theta in trained:
             yield theta.cpu().numpy()

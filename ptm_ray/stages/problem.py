@@ -41,10 +41,14 @@ class Problem:
             return ops
         return ("flip", *ops) if mirror else tuple(op for op in ops if op != "flip")
 
-    def network(self, name: str = "convnet") -> Network:
-        """An architecture for these images; `convnet` is the matching network, with its width and depth."""
+    def network(self, name: str = "convnet", precision: str = "float32") -> Network:
+        """An architecture for these images; `convnet` is the matching network, with its width and depth, and may
+        compute convolutions in another precision.
+        """
         data = self.dataset
-        options = self.config.network.model_dump(exclude_none=True) if name == "convnet" else {}
+        options: dict[str, Any] = {}
+        if name == "convnet":
+            options = {**self.config.network.model_dump(exclude_none=True), "precision": precision}
         return nets.build(name, channels=data.channels, resolution=data.resolution, classes=data.num_classes, **options)
 
     @cached_property

@@ -1,5 +1,6 @@
 """The table of a benchmark: one row for every network that was trained and scored, in one Parquet file."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,8 +11,8 @@ from ptm_ray.errors import StoreError
 from ptm_ray.store import atomic
 from ptm_ray.store.places import Place
 
-#: Name of the file in a benchmark's folder.
-TABLE = "cells.parquet"
+#: Names of the table, and of what experts took, in a benchmark's folder.
+TABLE, EXPERTS = "cells.parquet", "experts.json"
 SCHEMA = pa.schema(
     [
         ("suite", pa.string()),
@@ -58,6 +59,7 @@ class CellTable:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self._experts_s = self._read_experts()
         self._rows: dict[Key, list[Row]] = {}
         for row in self._read():
             self._rows.setdefault(_key(row), []).append(row)
@@ -81,9 +83,21 @@ class CellTable:
             pq.write_table(pa.Table.from_pylist(self.rows, schema=SCHEMA), temporary)
         self._place.push(TABLE)
 
+    def note_experts(self, experts: str, seconds: float) -> None:
+        """Remembers what training these experts took, for cells that find them there."""
+        self._experts_s[experts] = seconds
+        atomic.write_text(self._place.local / EXPERTS, json.dumps(self._experts_s, indent=1))
+        self._place.push(EXPERTS)
+
     def experts_s(self, experts: str) -> float | None:
-        """Seconds that training these experts took, if a row remembers."""
-        return next((row["experts_s"] for row in self.rows if row["experts"] == experts and row["experts_s"]), None)
+        """Seconds that training these experts took, if it was done for this table."""
+        return self._experts_s.get(experts)
+
+    def _read_experts(self) -> dict[str, float]:
+        self._place.pull(EXPERTS)
+        path = self._place.local / EXPERTS
+        found: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+        return found
 
     def _read(self) -> list[Row]:
         self._place.pull(TABLE)

@@ -5,7 +5,7 @@ import itertools
 import torch
 
 from ptm_ray.core import nets
-from ptm_ray.core.expert import batches, flat_gradient, train_expert
+from ptm_ray.core.expert import batches, flat_gradient, log_shares, train_expert
 from ptm_ray.core.trajectory import snapshot_steps
 
 
@@ -73,6 +73,19 @@ def test_a_flat_expert_learns_too_on_another_way():
     assert torch.equal(thetas[0], start)
     assert not torch.equal(thetas[-1], train()[2][-1])
     assert float((network.logits(thetas[-1], images).argmax(1) == labels).float().mean()) > 0.9
+
+
+def test_logit_adjustment_is_a_gradient_of_adjusted_logits():
+    labels = torch.tensor([0] * 6 + [1] * 2)
+    shift = log_shares(labels, 3)
+    assert torch.allclose(shift, torch.tensor([6 / 8, 2 / 8, 1 / 8]).log())
+    network, start, thetas, images, _ = train(snapshot_steps=[0, 1], batch_size=20, shift=2 * shift[:2])
+    leaf = start.clone().requires_grad_()
+    targets = (images.mean((1, 2, 3)) > 0).long()
+    adjusted = network.logits(leaf, images) + 2 * shift[:2]
+    loss = -adjusted.log_softmax(1)[torch.arange(20), targets].mean()
+    loss.backward()
+    torch.testing.assert_close(thetas[1], start - 0.1 * leaf.grad)
 
 
 def test_balanced_batches_draw_each_class_equally_often():

@@ -16,6 +16,7 @@ CASES = [
     *(("convnet", {**SMALL, "norm": norm, "pooling": pooling}) for norm in NORMS for pooling in ("avg", "max")),
     *((name, {}) for name in sorted(ARCHITECTURES) if name != "convnet"),
 ]
+PRECISIONS = ("float32", "bfloat16")
 WITH_STATE = [("convnet", {**SMALL, "norm": "batch"}), ("resnet18_bn", {})]
 
 
@@ -151,6 +152,24 @@ def test_images_below_the_smallest_are_refused(name):
 def test_an_unknown_network_is_answered_by_the_near_name():
     with pytest.raises(ConfigError, match="unknown network 'convnets'; did you mean 'convnet'"):
         nets.build("convnets", channels=1, resolution=32, classes=2)
+
+
+def test_bfloat16_is_of_convolutions_alone_and_near_the_exact_numbers():
+    exact, rounded = (
+        nets.build("convnet", channels=3, resolution=16, classes=5, **SMALL, precision=p) for p in PRECISIONS
+    )
+    draw = torch.Generator().manual_seed(0)
+    theta = exact.init(draw).requires_grad_()
+    images = torch.randn(6, 3, 16, 16, generator=draw)
+    found = []
+    for network in (exact, rounded):
+        logits = network.logits(theta, images)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, torch.arange(6) % 5), theta)
+        assert logits.dtype == gradient.dtype == torch.float32
+        found.append((logits.detach(), gradient))
+    (logits, gradient), (near_logits, near_gradient) = found
+    assert 1e-5 < (near_logits - logits).norm() / logits.norm() < 0.05
+    assert F.cosine_similarity(gradient, near_gradient, dim=0) > 0.98
 
 
 def plain_convnet(named, images):

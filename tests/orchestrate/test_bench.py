@@ -96,7 +96,11 @@ def test_a_cell_is_run_again_once_its_settings_have_changed(copied):
     before = {str(row) for row in rows_of(out) if row["method"] != "ptm"}
     bench(copied, out, methods={"ptm": {"outer_steps": 3}, "dm": {}, "random": {}, "full": {}})
     assert {str(row) for row in rows_of(out) if row["method"] != "ptm"} == before
-    assert {row["outer_steps"] for row in rows_of(out) if row["method"] == "ptm"} == {3}
+    again = [row for row in rows_of(out) if row["method"] == "ptm"]
+    assert {row["outer_steps"] for row in again} == {3}
+    # What its experts took is remembered though they were there.
+    assert {row["experts_s"] for row in again} == {row["experts_s"] for row in rows_of(out) if row["method"] == "dm"}
+    assert again[0]["experts_s"] > 0
 
 
 def test_a_dataset_that_is_missing_fails_alone_and_is_tried_again(copied):

@@ -65,6 +65,7 @@ def without_clock(run):
         {"method": "hoptm", "schedule": {"kind": "random"}, "matching": {"easy_every": 3}},
         {"schedule": {"later_share": 0.5}},
         {"images": {"optimiser": "sgd", "lr": 50.0}},
+        {"student": {"precision": "bfloat16"}, "experts": {"precision": "bfloat16"}},
     ],
 )
 @pytest.mark.parametrize("stops", [(1,), (4,), (3, 4, 2)])

@@ -36,7 +36,11 @@ def _max_pool(x: Tensor) -> Tensor:
 
 
 class ConvNet(nn.Module):
-    """Width and depth as asked; instance norm and average pooling unless told otherwise."""
+    """Width and depth as asked; instance norm and average pooling unless told otherwise.
+
+    With a `precision` of bfloat16 convolutions alone are computed so, from parameters of whatever precision: they are
+    nearly all of the work, and what norms and losses sum up stays exact.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class ConvNet(nn.Module):
         depth: int | None = None,
         norm: str = "instance",
         pooling: str = "avg",
+        precision: str = "float32",
     ) -> None:
         super().__init__()
         depth = depth or default_depth(resolution)
@@ -56,6 +61,7 @@ class ConvNet(nn.Module):
             nn.Conv2d(a, b, 3, padding=1, bias=norm == "none") for a, b in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(norm_layer(norm, width) for _ in range(depth))
+        self._half = precision == "bfloat16"
         self._pool = avg_pool if pooling == "avg" else _max_pool
         self._fused = norm == "instance" and pooling == "avg"
         self.classifier = nn.Linear(width * (resolution // 2**depth) ** 2, classes)
@@ -64,8 +70,16 @@ class ConvNet(nn.Module):
         """(batch, width · (resolution / 2^depth)²)"""
         x = images
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = self._after(conv(x), norm)
+            x = self._after(self._convolved(conv, x), norm)
         return x.flatten(1)
+
+    def _convolved(self, conv: nn.Module, x: Tensor) -> Tensor:
+        if not self._half:
+            out: Tensor = conv(x)
+            return out
+        assert isinstance(conv, nn.Conv2d)
+        bias = None if conv.bias is None else conv.bias.bfloat16()
+        return F.conv2d(x.bfloat16(), conv.weight.bfloat16(), bias, padding=1).to(x.dtype)
 
     def _after(self, x: Tensor, norm: nn.Module) -> Tensor:
         if self._fused:

@@ -40,8 +40,8 @@ SMALLEST = {"convnet": 8, "resnet18": 9, "resnet18_bn": 8, "vgg11": 16, "alexnet
 def build(name: str, *, channels: int, resolution: int, classes: int, **options: int | str) -> Network:
     """The named architecture for square images of this many channels and pixels.
 
-    `options` are the architecture's own (ConvNet: width, depth, norm, pooling). Raises `ConfigError` for an unknown
-    name and for images too small for it.
+    `options` are the architecture's own (ConvNet: width, depth, norm, pooling, precision). Raises `ConfigError` for an
+    unknown name and for images too small for it.
     """
     if name not in ARCHITECTURES:
         raise ConfigError(f"unknown network {name!r}; {did_you_mean(name, ARCHITECTURES)}")

@@ -1,0 +1,166 @@
+"""Experts and evaluation on the whole machine beside the published loops, measured in turns.
+
+    python -m benchmarks.training
+
+The published loop (MTT, from its description) trains one network at a time in one process with the framework's own
+threads and layers, images coming from a DataLoader. Ours trains as workers do: a process of one thread on every core,
+images resident, memory kept. Both train the ConvNet of width 128 with the same batches and augmentation. Ratios are of
+medians.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+ROUNDS = 3
+WIDTH = 128
+OPS = ("scale", "rotate", "crop", "cutout", "brightness", "contrast")
+#: Of an expert's loop: steps that are timed, images a step.
+EXPERT_STEPS, EXPERT_BATCH = 6, 128
+#: Of an evaluation: networks, update steps of each (a tenth of the usual), images that they then classify.
+NETWORKS, EVALUATION_STEPS, SCORED = 5, 30, 600
+#: Images of an evaluated set, as at ten per class: (channels, pixels, classes).
+SHAPES = {20: (1, 28, 2), 90: (3, 32, 9)}
+
+
+def images_of(count: int, shape: tuple[int, int, int]) -> Any:
+    """Random images and labels, the same for everybody."""
+    import torch
+
+    channels, side, classes = shape
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(count, channels, side, side, generator=draw), torch.arange(count) % classes
+
+
+def plain_training(images: Any, labels: Any, shape: tuple[int, int, int], steps: int, batch: int) -> Any:
+    """The published loop for so many steps: a network trained on batches from a DataLoader."""
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from benchmarks.plain import PlainConvNet
+    from ptm_ray.core import augment
+
+    net = PlainConvNet(*shape, WIDTH)
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=min(batch, len(images)), shuffle=True, drop_last=True)
+    draw, done = torch.Generator().manual_seed(0), 0
+    while done < steps:
+        for seen, target in loader:
+            if done == steps:
+                break
+            seen = augment.apply(augment.draw(OPS, len(seen), draw), seen)
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(net(seen), target).backward()
+            optimiser.step()
+            done += 1
+    return net
+
+
+def work(way: str, task: str) -> None:
+    """A process that does its task once for every line it reads, which is a number of networks, and answers."""
+    import torch
+
+    from ptm_ray.core import nets
+    from ptm_ray.core.expert import train_expert
+    from ptm_ray.evaluation.train import TrainRecipe, predict, train
+    from ptm_ray.stages.memory import keep_memory
+
+    if way != "plain":
+        torch.set_num_threads(1)
+        keep_memory()
+    expert = task == "experts"
+    shape = (1, 28, 2) if expert else SHAPES[int(task)]
+    images, labels = images_of(2048 if expert else int(task), shape)
+    scored, _ = images_of(SCORED, shape)
+    sizes = dict(zip(("channels", "resolution", "classes"), shape, strict=True))
+    precision = "bfloat16" if way == "bfloat16" else "float32"
+    network = nets.build("convnet", **sizes, width=WIDTH, depth=3, precision=precision)
+    draw = torch.Generator().manual_seed(0)
+
+    def plain() -> None:
+        steps, batch = (EXPERT_STEPS, EXPERT_BATCH) if expert else (EVALUATION_STEPS, 256)
+        net = plain_training(images, labels, shape, steps, batch)
+        if not expert:
+            with torch.no_grad():
+                net(scored)
+
+    def ours() -> None:
+        if not expert:
+            recipe = TrainRecipe(EVALUATION_STEPS, 0.01, 0.9, 5e-4, 256, OPS)
+            one_hot = torch.nn.functional.one_hot(labels, shape[2]).float()
+            predict(network, train(network, images, one_hot, recipe, draw), scored)
+            return
+        settings: dict[str, Any] = {"lr": 0.01, "momentum": 0.0, "weight_decay": 0.0, "balanced": False, "ops": OPS}
+        start = network.init(draw)
+        steps = {"snapshot_steps": [EXPERT_STEPS], "batch_size": EXPERT_BATCH, "generator": draw}
+        list(train_expert(network, start, images, labels, **settings, **steps))
+
+    run: Callable[[], None] = plain if way == "plain" else ours
+    for line in sys.stdin:
+        for _ in range(int(line)):
+            run()
+        print("done", flush=True)
+
+
+class Crew:
+    """The processes of one way: one, or one on every core."""
+
+    def __init__(self, way: str, task: str) -> None:
+        words = [sys.executable, "-m", "benchmarks.training", way, task]
+        count = 1 if way == "plain" else (os.cpu_count() or 1)
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._members = [subprocess.Popen(words, **pipes) for _ in range(count)]
+
+    def seconds(self, networks: int) -> float:
+        """For so many networks, dealt out evenly."""
+        started = time.perf_counter()
+        shares = [len(range(number, networks, len(self._members))) for number in range(len(self._members))]
+        for member, share in zip(self._members, shares, strict=True):
+            member.stdin.write(f"{share}\n")  # type: ignore[union-attr]
+            member.stdin.flush()  # type: ignore[union-attr]
+        for member in self._members:
+            member.stdout.readline()  # type: ignore[union-attr]
+        return time.perf_counter() - started
+
+    def stop(self) -> None:
+        for member in self._members:
+            member.communicate()
+
+
+def compare(task: str, ways: Sequence[str], networks: int) -> dict[str, Any]:
+    """Medians of all ways, in turns; the first turn only warms up."""
+    crews = {way: Crew(way, task) for way in ways}
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(ROUNDS + 1):
+        for way, crew in crews.items():
+            seconds = crew.seconds(networks)
+            if turn:
+                taken[way].append(seconds)
+    for crew in crews.values():
+        crew.stop()
+    median = {way: statistics.median(values) for way, values in taken.items()}
+    return {"task": task, "seconds": median, "times_plain": {way: median["plain"] / median[way] for way in ways}}
+
+
+def main() -> None:
+    if len(sys.argv) == 3:
+        work(*sys.argv[1:])
+        return
+    record = [
+        compare("experts", ("plain", "ours", "bfloat16"), networks=2 * (os.cpu_count() or 1)),
+        *(compare(str(images), ("plain", "ours"), NETWORKS) for images in SHAPES),
+    ]
+    for found in record:
+        what = "experts" if found["task"] == "experts" else f"evaluation of {NETWORKS} networks, {found['task']} images"
+        ratios = ", ".join(f"{way} {ratio:.2f}×" for way, ratio in found["times_plain"].items() if way != "plain")
+        print(f"{what}: {ratios} (plain {found['seconds']['plain']:.1f} s)", flush=True)
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
