@@ -20,6 +20,7 @@ lint: $(VENV)/.installed-dev
 # The tables of README, hours on two cores; goes on where it was stopped. DATA_ROOT: folder of the four npz files.
 results: $(VENV)/.installed
 	$(BIN)/ptm-ray bench tune_configs/suites/local.toml --data-root $(DATA_ROOT) --out docs/bench/local
+	$(BIN)/python -m benchmarks.readme docs/bench/local
 
 # torch goes first: the rest then finds it present and brings no second build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ptm_ray.core.params import Network
@@ -12,6 +12,8 @@ from ptm_ray.core.types import Float, Int, Tensor
 from ptm_ray.evaluation.metrics import score
 from ptm_ray.evaluation.train import TrainRecipe, predict, train
 
+#: Images (n, channels, height, width), normalised, and label probabilities (n, classes).
+TrainingSet = tuple[Tensor, Tensor]
 Kind = Literal["synthetic", "random", "full"]
 
 
@@ -39,7 +41,7 @@ def jobs(kinds: Iterable[Kind], networks: Sequence[str], seeds: int, random_draw
 
 def train_and_score(
     network: Network,
-    train_on: tuple[Float[Tensor, "n channels height width"], Float[Tensor, "n classes"]],
+    train_on: Sequence[TrainingSet],
     score_on: tuple[Float[Tensor, "m channels height width"], Int[Tensor, " m"]],
     recipe: TrainRecipe,
     seed: int,
@@ -50,13 +52,20 @@ def train_and_score(
 
 def train_and_predict(
     network: Network,
-    train_on: tuple[Float[Tensor, "n channels height width"], Float[Tensor, "n classes"]],
+    train_on: Sequence[TrainingSet],
     images: Float[Tensor, "m channels height width"],
     recipe: TrainRecipe,
     seed: int,
 ) -> Float[Tensor, "m classes"]:
-    """Trains one fresh network and returns its class probabilities."""
-    trained = train(network, *train_on, recipe, Seeds(seed).stream("evaluation network"))
+    """Trains one fresh network and returns its class probabilities.
+
+    On one set, or on several, one after another, each for its part of the recipe's steps.
+    """
+    generator, trained = Seeds(seed).stream("evaluation network"), None
+    part = replace(recipe, steps=recipe.steps // len(train_on))
+    for images_and_labels in train_on:
+        trained = train(network, *images_and_labels, part, generator, trained)
+    assert trained is not None
     return predict(network, trained, images)
 
 

@@ -41,10 +41,11 @@ def train(
     labels: Float[Tensor, "n classes"],
     recipe: TrainRecipe,
     generator: torch.Generator,
+    begin: Trained | None = None,
 ) -> Trained:
-    """Fresh parameters, trained on normalised images and label probabilities."""
-    theta = network.init(generator).to(images.device)
-    state = network.fresh_state(images.device)
+    """Fresh parameters, or those of `begin`, trained on normalised images and label probabilities."""
+    theta = network.init(generator).to(images.device) if begin is None else begin.theta
+    state = network.fresh_state(images.device) if begin is None else begin.state
     velocity = torch.zeros_like(theta)
     size = min(recipe.batch_size, len(images))
     order, used = torch.randperm(len(images), generator=generator), 0

@@ -4,18 +4,22 @@ import json
 import resource
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from ptm_ray.config.suite import FULL, Cell, Condition, SuiteConfig
 from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.trajectory import TrajectorySource
+from ptm_ray.evaluation.protocol import TrainingSet
 from ptm_ray.evaluation.train import TrainRecipe
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.mitigation import CycleRow
 from ptm_ray.stages.problem import Problem
-from ptm_ray.stages.scoring import Evaluator, InlineScorer, TrainingSet
+from ptm_ray.stages.scoring import Evaluator, InlineScorer
+from ptm_ray.stages.staged_matching import subset_rows
 from ptm_ray.store import atomic
 from ptm_ray.store.checkpoints import RunFolder
 
@@ -60,14 +64,15 @@ class CellScoring:
     def __init__(self, problem: Problem, asked: SuiteConfig) -> None:
         self.evaluator = Evaluator(problem)
         self._settings, self._asked = problem.config.evaluation, asked
+        self._subsets = problem.config.subsets.count
         self._tested = sorted({int(label) for label in problem.dataset.test.labels})
 
     def full(self) -> Iterator[Score]:
         """Of networks trained on all training images."""
         recipe = self.evaluator.recipe(self._settings.full_steps)
-        yield from self._train("unified", self.evaluator.full_set(), recipe)
+        yield from self._train("unified", [self.evaluator.full_set()], recipe)
         if "no-augmentation" in self._asked.conditions:
-            yield from self._train("no-augmentation", self.evaluator.full_set(), replace(recipe, ops=()))
+            yield from self._train("no-augmentation", [self.evaluator.full_set()], replace(recipe, ops=()))
 
     def finished(self, made: Synthetic, *, learned: bool) -> Iterator[Score]:
         """Of a set as it is handed on; `learned` where it is more than the images that it began as."""
@@ -85,6 +90,8 @@ class CellScoring:
             # Half the steps at the learned rate, half at a tenth of it, as MTT has it. Where it is learned by place, at
             # the one half way along: either end may be where no segment of this set was.
             recipe = replace(recipe, lr=float(made.log_lr.exp()), decay_share=0.5)
+            yield from self._train(condition, self._in_sequence(made), recipe)
+            return
         elif condition == "no-augmentation":
             recipe = replace(recipe, ops=())
         elif condition == "hard-labels":
@@ -92,12 +99,24 @@ class CellScoring:
         if condition == "twin":
             for seed in range(self._asked.extra_seeds):
                 images, _ = self.evaluator.random_set(len(made.images) // made.num_classes, seed)
-                yield from self._train(condition, (images, made.labels()), recipe, (seed,))
+                yield from self._train(condition, [(images, made.labels())], recipe, (seed,))
         else:
-            yield from self._train(condition, train_on, recipe)
+            yield from self._train(condition, [train_on], recipe)
+
+    def _in_sequence(self, made: Synthetic) -> list[TrainingSet]:
+        """The set as its method publishes it: where subsets were learned one after another, the first, then the first
+        two, and so on.
+        """
+        subsets = subset_rows(made.classes, self._subsets)
+        rows = [torch.cat(subsets[: number + 1]) for number in range(len(subsets))]
+        return [(made.images[own], made.labels()[own]) for own in rows]
 
     def _train(
-        self, condition: Condition, train_on: TrainingSet, recipe: TrainRecipe, seeds: tuple[int, ...] | None = None
+        self,
+        condition: Condition,
+        train_on: Sequence[TrainingSet],
+        recipe: TrainRecipe,
+        seeds: tuple[int, ...] | None = None,
     ) -> Iterator[Score]:
         count = self._settings.seeds if condition == "unified" else self._asked.extra_seeds
         for network in self._settings.networks:

@@ -1,5 +1,6 @@
 """Scoring sets: one network at a time, as evaluator actors do it, and the validation that a distillation asks for."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -9,12 +10,9 @@ from ptm_ray.core.synthetic import Synthetic, balanced_rows
 from ptm_ray.core.types import Float, Tensor
 from ptm_ray.errors import NotEnoughImages
 from ptm_ray.evaluation.metrics import hits
-from ptm_ray.evaluation.protocol import Job, train_and_predict, train_and_score
+from ptm_ray.evaluation.protocol import Job, TrainingSet, train_and_predict, train_and_score
 from ptm_ray.evaluation.train import TrainRecipe
 from ptm_ray.stages.problem import Problem
-
-#: Images (n, channels, height, width), normalised, and label probabilities (n, classes).
-TrainingSet = tuple[Tensor, Tensor]
 
 
 class Evaluator:
@@ -65,10 +63,10 @@ class Evaluator:
         """Metrics of one fresh network on the test split."""
         settings = self._problem.config.evaluation
         recipe = self.recipe(settings.full_steps if job.kind == "full" else settings.steps)
-        return self.test(job.network, self.training_set(job, synthetic, ipc), recipe, job.seed)
+        return self.test(job.network, [self.training_set(job, synthetic, ipc)], recipe, job.seed)
 
-    def test(self, network: str, train_on: TrainingSet, recipe: TrainRecipe, seed: int) -> dict[str, float]:
-        """Metrics on the test split of one fresh network of this architecture."""
+    def test(self, network: str, train_on: Sequence[TrainingSet], recipe: TrainRecipe, seed: int) -> dict[str, float]:
+        """Metrics on the test split of one fresh network of this architecture, trained on these one after another."""
         return train_and_score(self._problem.network(network), train_on, self._real("test"), recipe, seed)
 
     def validate(self, synthetic: TrainingSet) -> Float[Tensor, " n"]:
@@ -79,7 +77,7 @@ class Evaluator:
         settings, (images, labels) = self._problem.config.evaluation, self._real("val")
         network, recipe = self._problem.network(), self.recipe(settings.validation_steps)
         seeds = [10_000 + k for k in range(settings.validation_networks)]
-        found = [hits(train_and_predict(network, synthetic, images, recipe, seed), labels) for seed in seeds]
+        found = [hits(train_and_predict(network, [synthetic], images, recipe, seed), labels) for seed in seeds]
         return torch.stack(found).mean(0)
 
     def recipe(self, steps: int) -> TrainRecipe:

@@ -1,9 +1,9 @@
 """Subsets learned one after another, each on trajectories that go on from those before it: SeqMatch and PDD.
 
 Sources: Du et al. 2023 (Sequential subset matching for dataset distillation); Chen et al. 2024 (Data distillation can
-be like vodka: distilling more times for better quality). Not as published: evaluation networks see the whole set from
-the start, as with every other method, rather than one subset after another; and there are fewer stages, of fewer steps,
-with fewer experts, as fits runs of minutes.
+be like vodka: distilling more times for better quality). Not as published: there are fewer stages, of fewer steps, with
+fewer experts, as fits runs of minutes. (Evaluation networks see one subset after another in a benchmark's `published`
+track alone, and else the whole set at once, as with every other method.)
 """
 
 from collections.abc import Callable

@@ -10,7 +10,7 @@ from ptm_ray.core.nets.convnet import ConvNet
 from ptm_ray.core.params import Network
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.whitening import fit
-from ptm_ray.evaluation.protocol import train_and_score
+from ptm_ray.evaluation.protocol import train_and_predict, train_and_score
 from ptm_ray.evaluation.train import TrainRecipe, predict, train
 
 OPS = ("crop", "cutout", "brightness", "contrast")
@@ -49,9 +49,21 @@ def cells(real_data):
 def test_a_network_learns_real_cells_far_above_chance(cells, norm):
     (images, labels), fresh = cells
     targets = F.one_hot(labels, 3).float()
-    scores = train_and_score(network(norm, 3), (images, targets), fresh, recipe(steps=60), 0)
+    scores = train_and_score(network(norm, 3), [(images, targets)], fresh, recipe(steps=60), 0)
     assert scores["balanced_accuracy"] > 0.8
     assert scores["auc"] > 0.9
+
+
+def test_several_sets_train_one_network_one_after_another_each_for_its_part_of_the_steps():
+    images, labels = toy()
+    targets = F.one_hot(labels, 2).float()
+    parts = [(images[:10], targets[:10]), (images, targets)]
+    draw = Seeds(3).stream("evaluation network")
+    first = train(network(), *parts[0], recipe(steps=4), draw)
+    second = train(network(), *parts[1], recipe(steps=4), draw, first)
+    found = train_and_predict(network(), parts, images, recipe(steps=8), 3)
+    assert torch.equal(found, predict(network(), second, images))
+    assert not torch.equal(found, train_and_predict(network(), parts[1:], images, recipe(steps=8), 3))
 
 
 def test_the_same_generator_trains_the_same_network_and_another_another():

@@ -31,12 +31,12 @@ def run(folder, method, **changes):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """(images, labels, recipe, seed) of every network that is tested."""
+    """(images, labels, recipe, seed) of every network that is tested, of the last set that it trains on."""
     seen = []
     whole = stage.Evaluator.test
 
     def noted(self, network, train_on, recipe, seed):
-        seen.append((*train_on, recipe, seed))
+        seen.append((*train_on[-1], recipe, seed))
         return whole(self, network, train_on, recipe, seed)
 
     monkeypatch.setattr(stage.Evaluator, "test", noted)
@@ -105,6 +105,25 @@ def test_images_as_they_are_have_nothing_learned_to_be_scored(tmp_path):
     _, scores = run(tmp_path, "herding")
     assert conditions(scores) == [("unified", 0), ("unified", 1), ("no-augmentation", 0)]
     assert {score["outer_steps"] for score in scores} == {0}
+
+
+def test_subsets_are_published_one_after_another_and_unified_at_once(tmp_path, monkeypatch):
+    seen = {}
+    whole = stage.CellScoring._train
+
+    def noted(self, condition, train_on, recipe, seeds=None):
+        seen[condition] = train_on
+        return whole(self, condition, train_on, recipe, seeds)
+
+    monkeypatch.setattr(stage.CellScoring, "_train", noted)
+    settings = {**SETTINGS, "schedule": {"kind": "random"}, "outer_steps": 4}
+    run(tmp_path, "pdd", methods=["pdd"], settings=settings)
+    ((images, labels),) = seen["unified"]
+    first, both = seen["published"]
+    # Two images of each of three classes, so two subsets.
+    assert torch.equal(both[0], images)
+    assert torch.equal(first[0], images[[0, 2, 4]])
+    assert torch.equal(first[1], labels[[0, 2, 4]])
 
 
 def test_full_data_is_all_training_images_for_as_long_as_they_need(tmp_path, trained):
