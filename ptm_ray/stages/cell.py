@@ -108,7 +108,7 @@ class CellScoring:
         two, and so on.
         """
         subsets = subset_rows(made.classes, self._subsets)
-        rows = [torch.cat(subsets[: number + 1]) for number in range(len(subsets))]
+        rows = [torch.cat(subsets[: number + 1]).sort().values for number in range(len(subsets))]
         return [(made.images[own], made.labels()[own]) for own in rows]
 
     def _train(
