@@ -13,6 +13,8 @@ from ptm_ray.orchestrate.workers import start_workers
 TRIES = 3
 #: Seconds that a job without any worker left waits for one.
 WAIT_LIMIT_S = 300.0
+#: Seconds that those who leave have to say that they had come.
+START_LIMIT_S = 5.0
 
 
 class Crew:
@@ -25,6 +27,8 @@ class Crew:
     def __init__(self, problem_ref: Any, members: list[Any]) -> None:
         self.problem_ref = problem_ref
         self.members = list(members)
+        # Each one's first answer, which comes when it has started.
+        self._answers = {member: member.process_id.remote() for member in members}
         self._arriving: dict[Any, Any] = {}
 
     @classmethod
@@ -40,7 +44,7 @@ class Crew:
 
     def recruit(self, count: int) -> None:
         """As many more."""
-        self.members += start_workers(self.problem_ref, count)
+        self.members += self._sent_for(count)
 
     @property
     def arriving(self) -> list[Any]:
@@ -50,11 +54,12 @@ class Crew:
     def lost(self, member: Any) -> None:
         """This one does not answer any more; another one is sent for."""
         self.members.remove(member)
+        del self._answers[member]
         with contextlib.suppress(Exception):
             # One that is only out of reach must not go on with work that is given to another.
             ray.kill(member)
-        (other,) = start_workers(self.problem_ref, 1)
-        self._arriving[other.process_id.remote()] = other
+        (other,) = self._sent_for(1)
+        self._arriving[self._answers[other]] = other
 
     def welcome(self, arrived: Any) -> Any | None:
         """The worker behind a reference that is ready, now a member; None where it was lost on its way."""
@@ -85,5 +90,15 @@ class Crew:
         if count is None:
             leaving += self._arriving.values()
             self._arriving = {}
+        answers = [self._answers.pop(member) for member in leaving]
+        if answers:
+            # One that is killed between getting its CPU and starting keeps that CPU for good: Ray (2.60) then finds no
+            # actor to kill in its process, and a job that wants the CPU waits for ever.
+            ray.wait(answers, num_returns=len(answers), timeout=START_LIMIT_S, fetch_local=False)
         for member in leaving:
             ray.kill(member)
+
+    def _sent_for(self, count: int) -> list[Any]:
+        workers = start_workers(self.problem_ref, count)
+        self._answers.update({worker: worker.process_id.remote() for worker in workers})
+        return workers

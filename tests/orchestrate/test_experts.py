@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 import ray
+import ray.util.state
 from ray.exceptions import ObjectLostError
 
 from ptm_ray.orchestrate.crew import Crew
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def filled(problem, root, workers=2, watch=lambda done, wanted: None):
-    return fill_buffer(problem, Crew.start(ray.put(problem), workers), Place(root), watch)
+    with Crew.start(ray.put(problem), workers) as crew:
+        return fill_buffer(problem, crew, Place(root), watch)
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +88,24 @@ def test_an_expert_whose_worker_is_killed_is_trained_again(tmp_path):
         if done and victims:
             os.kill(victims.pop(), signal.SIGKILL)
 
-    buffer = fill_buffer(problem, crew, Place(tmp_path), kill_once)
+    with crew:
+        buffer = fill_buffer(problem, crew, Place(tmp_path), kill_once)
     assert buffer.store.missing(2) == []
     assert victims == []
     alone = list(ExpertTrainer(problem).snapshots(0))
     np.testing.assert_array_equal(buffer.vector(0, 5), alone[5])
+
+
+def test_workers_have_started_before_they_are_ended(monkeypatch):
+    kill, states = ray.kill, []
+
+    def noted(worker):
+        states.append(ray.util.state.get_actor(worker._actor_id.hex()).state)
+        kill(worker)
+
+    monkeypatch.setattr(ray, "kill", noted)
+    Crew.start(ray.put(small_problem()), 2).dismiss()
+    assert states == ["ALIVE", "ALIVE"]
 
 
 class Owner:
