@@ -20,8 +20,7 @@ from ptm_ray.config.suite import FULL, Cell, SuiteConfig
 from ptm_ray.data import MedicalDataset, load_dataset
 from ptm_ray.errors import PtmError
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
-from ptm_ray.orchestrate.crew import Crew
-from ptm_ray.orchestrate.distill import Nobody, Watcher, experts_with_progress
+from ptm_ray.orchestrate.distill import Nobody, Watcher, experts_alone
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.report.bench import write_bench
 from ptm_ray.stages.cell import Score, run_cell
@@ -199,8 +198,7 @@ class _Runner:
             new = len(store.missing(problem.experts.count)) == problem.experts.count
             started = time.monotonic()
             try:
-                with Crew.start(ray.put(problem), min(workers, problem.experts.count)) as crew:
-                    buffers[key] = experts_with_progress(problem, crew, self._experts_root, self._watcher)
+                buffers[key] = experts_alone(problem, self._experts_root, workers, self._watcher)
             except PtmError as error:
                 for task in todo:
                     if task.experts == key:

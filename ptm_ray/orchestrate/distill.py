@@ -76,9 +76,7 @@ def train_experts(
     """Trains the experts that are missing and returns the folder that holds them all."""
     problem = Problem(dataset, config).check()
     with connected(workers):
-        problem_ref = ray.put(problem)
-        with Crew.start(problem_ref, min(count_workers(workers), problem.experts.count)) as crew:
-            buffer = experts_with_progress(problem, crew, experts_root, watcher or Nobody())
+        buffer = experts_alone(problem, experts_root, count_workers(workers), watcher or Nobody())
     return buffer.store.place.shown
 
 
@@ -171,7 +169,9 @@ def _history(
     }
 
 
-def experts_with_progress(problem: Problem, crew: Crew, root: Place, watcher: Watcher) -> TrajectoryBuffer:
+def experts_with_progress(
+    problem: Problem, crew: Crew, root: Place, watcher: Watcher, recruits: int = 0
+) -> TrajectoryBuffer:
     """`fill_buffer`, its progress shown to the watcher."""
     settings, epochs = problem.experts, problem.epochs()[-1]
 
@@ -180,7 +180,13 @@ def experts_with_progress(problem: Problem, crew: Crew, root: Place, watcher: Wa
         words = f"{int(trained)} of {settings.count} trained, {done / settings.steps * epochs:.0f} epochs"
         watcher.update("experts", trained, settings.count, words)
 
-    return fill_buffer(problem, crew, root, show)
+    return fill_buffer(problem, crew, root, show, recruits)
+
+
+def experts_alone(problem: Problem, root: Place, workers: int, watcher: Watcher) -> TrajectoryBuffer:
+    """`experts_with_progress`, by workers that are there for it alone: none where no expert is missing."""
+    with Crew(ray.put(problem), []) as crew:
+        return experts_with_progress(problem, crew, root, watcher, workers)
 
 
 def _shown(watcher: Watcher, budget_s: float | None, outer_steps: int) -> Callable[[Row], None]:

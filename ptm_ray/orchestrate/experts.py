@@ -21,9 +21,12 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
-def fill_buffer(problem: Problem, crew: Crew, experts_root: Place, progress: Progress) -> TrajectoryBuffer:
+def fill_buffer(
+    problem: Problem, crew: Crew, experts_root: Place, progress: Progress, recruits: int = 0
+) -> TrajectoryBuffer:
     """Trains the experts that are missing, reads those that are there, and returns all of them.
 
+    `recruits`: workers that may join the crew, as far as experts are missing.
     Raises `StoreError` before any training where the files can't be written, `WorkerFailed` where an expert keeps
     failing or no worker is left.
     """
@@ -35,6 +38,7 @@ def fill_buffer(problem: Problem, crew: Crew, experts_root: Place, progress: Pro
             log.warning("%s", damaged)
     missing = store.missing(count)
     store.prepare(count, per_expert)
+    crew.recruit(min(recruits, len(missing)))
     refs: dict[int, list[Any]] = {}
     for expert in set(range(count)) - set(missing):
         refs[expert] = [ray.put(vector) for vector in store.read(expert).theta]

@@ -26,8 +26,7 @@ from ptm_ray.config.sweep import Dimension, Range, SweepConfig
 from ptm_ray.data import MedicalDataset
 from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
-from ptm_ray.orchestrate.crew import Crew
-from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, experts_with_progress, run_identity
+from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, experts_alone, run_identity
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import Arrays, RemoteScorer, validate_here
 from ptm_ray.report.sweep import write_sweep
@@ -169,9 +168,7 @@ def _buffers(
     """The trajectories of every kind of expert that trials will ask for, by the name of their folder."""
     buffers = {}
     for problem in problems:
-        problem_ref = ray.put(problem)
-        with Crew.start(problem_ref, min(count_workers(workers), problem.experts.count)) as crew:
-            buffer = experts_with_progress(problem, crew, root, watcher)
+        buffer = experts_alone(problem, root, count_workers(workers), watcher)
         buffers[buffer.store.key] = buffer
     return buffers
 

@@ -29,8 +29,9 @@ from ptm_ray.stages.team import Alone, Team, TeamScorer
 from ptm_ray.stages.trajectory_matching import TrajectoryMatching
 from ptm_ray.store.checkpoints import RunFolder
 
-#: Seconds between two checkpoints.
+#: Seconds between two checkpoints, and until the first one: what is stopped early is worth going on with too.
 CHECKPOINT_EVERY_S = 20.0
+FIRST_CHECKPOINT_S = 2.0
 
 
 def outer_rates(config: DistillConfig) -> OuterRates:
@@ -128,7 +129,7 @@ class Distillation:
         `budget_s` counts the run's own wall time, over resumptions. `stop_after` ends this call after so many outer
         steps. A checkpoint is written every few seconds and at the end.
         """
-        saved = time.monotonic()
+        saved = time.monotonic() - max(0.0, self.checkpoint_every_s - FIRST_CHECKPOINT_S)
         until = self.problem.config.outer_steps if stop_after is None else self.step + stop_after
         while self.step < min(until, self.problem.config.outer_steps):
             started = time.monotonic()

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def filled(problem, root, workers=2, watch=lambda done, wanted: None):
-    with Crew.start(ray.put(problem), workers) as crew:
-        return fill_buffer(problem, crew, Place(root), watch)
+    with Crew(ray.put(problem), []) as crew:
+        return fill_buffer(problem, crew, Place(root), watch, recruits=workers)
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +96,12 @@ def test_an_expert_whose_worker_is_killed_is_trained_again(tmp_path):
     np.testing.assert_array_equal(buffer.vector(0, 5), alone[5])
 
 
-def test_workers_have_started_before_they_are_ended(monkeypatch):
+def test_workers_have_started_before_they_are_ended(ray_cluster, monkeypatch):
     kill, states = ray.kill, []
 
     def noted(worker):
-        states.append(ray.util.state.get_actor(worker._actor_id.hex()).state)
+        found = ray.util.state.get_actor(worker._actor_id.hex(), address=ray_cluster["gcs_address"])
+        states.append(found.state)
         kill(worker)
 
     monkeypatch.setattr(ray, "kill", noted)
