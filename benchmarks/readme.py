@@ -2,8 +2,8 @@
 
     python -m benchmarks.readme docs/bench/local
 
-`<!-- bench local: Overview, By dataset -->` to `<!-- end -->` becomes those sections of its `results.md`, their
-headings one level lower and pictures with paths of README's own.
+`<!-- bench local: Overview, By dataset -->` to `<!-- end -->` becomes what those sections of its `results.md` hold,
+headings within them one level lower and pictures with paths of README's own.
 """
 
 import re
@@ -24,7 +24,7 @@ def spliced(readme: str, name: str, found: dict[str, str], folder: Path) -> str:
 
     def fill(marks: re.Match[str]) -> str:
         wanted = [title.strip() for title in marks[1].split(",")]
-        texts = [f"### {title}\n\n{re.sub(r'^###', '####', found[title], flags=re.MULTILINE)}" for title in wanted]
+        texts = [re.sub(r"^###", "####", found[title], flags=re.MULTILINE) for title in wanted]
         body = re.sub(r"\]\((?!http)([^)/]+\.png)\)", rf"]({folder.as_posix()}/\1)", "\n\n".join(texts))
         return f"<!-- bench {name}: {marks[1]} -->\n{body}\n<!-- end -->"
 

@@ -76,7 +76,8 @@ def _what(bench: Bench) -> str:
     shown = ", ".join(bench.networks) or "none yet"
     tasks = f"{counted(len(bench.cells))}: {', '.join(bench.datasets)}"
     ipcs = ", ".join(map(str, bench.ipcs))
-    return f"{counted(len(bench.methods), 'method')} on {tasks}; images per class (ipc) {ipcs}. Networks: {shown}."
+    what = f"{counted(len(bench.methods), 'method')} on {tasks}; images per class (ipc) {ipcs}. Networks: {shown}."
+    return what + (f" Not run yet: {', '.join(bench.idle)}." if bench.idle else "")
 
 
 def _picture(name: str, words: str, pictures: Collection[str]) -> list[str]:

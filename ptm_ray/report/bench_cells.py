@@ -45,7 +45,7 @@ class Bench:
     """What has been measured and what was wanted.
 
     `runs`: method, cell, condition → those without an error. `networks`: those that a score is the mean over.
-    `wanted`: method, cell → seeds.
+    `wanted`: method, cell → seeds. `idle`: methods without any row, which no table shows.
     """
 
     suite: str
@@ -56,6 +56,7 @@ class Bench:
     runs: Mapping[tuple[str, Cell, str], Runs]
     wanted: Mapping[tuple[str, Cell], frozenset[int]]
     failed: tuple[Row, ...]
+    idle: tuple[str, ...] = ()
 
     @property
     def methods(self) -> list[str]:
@@ -211,7 +212,10 @@ def read_bench(
     suites = list(dict.fromkeys(row["suite"] for row in rows))
     if len(suites) > 1:
         raise DataError(f"the table holds several suites ({', '.join(suites)}); report one at a time")
-    kinds = dict(kinds) | {row["method"]: "other" for row in rows if row["method"] not in kinds}
+    begun = dict.fromkeys(row["method"] for row in rows)
+    idle = tuple(method for method in kinds if method not in begun)
+    kinds = {method: kind for method, kind in kinds.items() if method in begun}
+    kinds |= {method: "other" for method in begun if method not in kinds}
     runs: dict[tuple[str, Cell, str], dict[int, dict[str, list[Row]]]] = {}
     for row in rows:
         if not row["error"]:
@@ -233,6 +237,7 @@ def read_bench(
         runs=runs,
         wanted=seeds if wanted is None else asked,
         failed=tuple(row for row in rows if row["error"]),
+        idle=idle,
     )
 
 

@@ -36,9 +36,9 @@ kept
 
 def test_asked_sections_stand_between_the_marks_and_nothing_else_has_changed():
     text = spliced(README, "small", sections(REPORT), Path("docs/bench/small"))
-    assert text.startswith("# x\n<!-- bench small: Overview, By dataset -->\n### Overview\n\nBest first.")
+    assert text.startswith("# x\n<!-- bench small: Overview, By dataset -->\nBest first.")
     assert "![Cost](docs/bench/small/cost.png)" in text
-    assert "### By dataset\n\n#### blood" in text
+    assert "cost.png)\n\n#### blood" in text
     assert "nothing" not in text
     assert "old" not in text
     assert text.endswith("<!-- bench other: Cost -->\nkept\n<!-- end -->\n")

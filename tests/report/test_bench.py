@@ -99,9 +99,24 @@ def test_the_overview_has_means_by_ipc_over_all_cells_ranks_and_what_is_complete
         "| **ptm** | trajectory | 64.0 | 66.0 | 65.0 | 1.0 | 4 of 4 |",
         "| mtt | trajectory | 60.0 | 60.0 | 60.0 | 2.0 | 4 of 4 |",
         "| random | selection | 40.0 | 40.0 | 40.0 | 3.0 | 4 of 4 |",
-        "| datm | trajectory | – | – | – | – | 0 of 4 |",
         "| full data | full | 90.0 | 90.0 | 90.0 | – | 2 of 2 |",
     ]
+
+
+def test_methods_without_a_row_are_named_and_in_no_table():
+    text = report(four_cells())
+    assert "3 methods on 4 cells" in text
+    assert "Not run yet: datm." in text
+    assert text.count("datm") == 1
+
+
+def test_where_ptm_is_behind_the_other_one_says_so():
+    rows = [*seeds("ptm", "skin", 1, (0.6, 0.61)), row("mtt", "skin", 1, 0.7), row("random", "skin", 1, 0.605)]
+    rows += [row("full", "skin", 0, 0.9, evaluation_seed=0)]
+    text = section(report(rows), "By dataset")
+    assert line(text, "mtt") == "| mtt | 70.0 (one seed) ‡ |"
+    assert "‡" not in line(text, "random") + line(text, "**ptm**") + line(text, "full data")
+    assert "‡: ptm is behind it." in text
 
 
 def test_a_cell_that_one_method_lacks_is_in_nobodys_mean():
