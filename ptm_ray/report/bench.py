@@ -43,10 +43,12 @@ def write_bench(
 def _draw(folder: Path, bench: Bench, field: Field) -> tuple[str, ...]:
     if not any(bench.mean(method, cell) is not None for method in bench.methods for cell in bench.cells):
         return ()
-    with atomic.replacing(folder / OVER_IPC) as temporary:
-        bench_figures.over_ipc(bench, field, temporary)
     with atomic.replacing(folder / AGAINST_COST) as temporary:
         bench_figures.against_cost(bench, field, temporary)
+    if len(bench.ipcs) == 1:
+        return (AGAINST_COST,)
+    with atomic.replacing(folder / OVER_IPC) as temporary:
+        bench_figures.over_ipc(bench, field, temporary)
     return OVER_IPC, AGAINST_COST
 
 

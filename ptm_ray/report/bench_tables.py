@@ -73,20 +73,27 @@ def _of(field: Field, cells: Collection[Cell]) -> str:
 
 
 def by_dataset(bench: Bench, field: Field) -> list[str]:
-    """A table for each dataset: methods by ipc, mean ± standard deviation over distillation seeds."""
+    """Methods by ipc, a table for each dataset, or by dataset in one table where there is one ipc; mean ± standard
+    deviation over distillation seeds.
+    """
     lines = [
         "Balanced accuracy in percent, mean ± standard deviation over the seeds of the distillation (of `random`: over "
         "draws; of full data: over the networks' seeds). Each seed's value is the mean over its networks.",
     ]
     if OURS in bench.methods:
         lines[0] += f" ‡: {OURS} is behind it."
-    for dataset in bench.datasets:
-        cells = [cell for cell in bench.cells if cell.dataset == dataset]
-        rows = [
+
+    def scores(cells: Sequence[Cell]) -> list[list[str]]:
+        return [
             [name(bench, m), *(_over_seeds(bench, m, cell) + _ahead(bench, m, cell) for cell in cells)]
             for m in field.ordered(bench)
         ]
-        lines += ["", f"### {dataset}", "", *table(["method", *(f"ipc {cell.ipc}" for cell in cells)], rows)]
+
+    if len(bench.ipcs) == 1:
+        return [*lines, "", *table(["method", *(cell.dataset for cell in bench.cells)], scores(bench.cells))]
+    for dataset in bench.datasets:
+        cells = [cell for cell in bench.cells if cell.dataset == dataset]
+        lines += ["", f"### {dataset}", "", *table(["method", *(f"ipc {cell.ipc}" for cell in cells)], scores(cells))]
     return lines
 
 
