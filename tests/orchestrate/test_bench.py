@@ -73,7 +73,7 @@ def test_experts_are_shared_by_methods_and_the_report_is_there(made):
     assert len(list((root / "experts").glob("*/expert-*.arrow"))) == SETTINGS["experts"]["count"]
     text = result.report.read_text()
     assert all(method in text for method in ("ptm", "dm", "random"))
-    assert (root / "out" / "accuracy-over-ipc.png").stat().st_size > 10_000
+    assert (root / "out" / "accuracy-against-cost.png").stat().st_size > 10_000
     assert not list((root / "out" / "work").glob("*"))
 
 
