@@ -97,14 +97,17 @@ def test_interrupting_the_helper_leaves_the_job_which_can_be_stopped(ray_cluster
     watching = ptm_submit(ray_cluster, "--", *words, "--experts-dir", str(tmp_path / "experts"), cwd=tmp_path)
     job = next(line.split()[1] for line in watching.stderr if line.startswith("job "))
     client = JobSubmissionClient(f"http://{ray_cluster['webui_url']}")
-    wait_until(lambda: client.get_job_status(job) == JobStatus.RUNNING, 60)
-    wait_until(lambda: (tmp_path / "run" / "run.json").exists(), 120)
-    watching.send_signal(signal.SIGINT)
-    _, err = watching.communicate(timeout=60)
-    assert watching.returncode == 130
-    assert f"ray job stop {job}" in err
-    assert client.get_job_status(job) == JobStatus.RUNNING
-    client.stop_job(job)
+    try:
+        wait_until(lambda: client.get_job_status(job) == JobStatus.RUNNING, 60)
+        wait_until(lambda: (tmp_path / "run" / "run.json").exists(), 120)
+        watching.send_signal(signal.SIGINT)
+        _, err = watching.communicate(timeout=60)
+        assert watching.returncode == 130
+        assert f"ray job stop {job}" in err
+        assert client.get_job_status(job) == JobStatus.RUNNING
+    finally:
+        # Whatever happened: it would hold a CPU, and with it the tests that follow.
+        client.stop_job(job)
     wait_until(lambda: client.get_job_status(job) == JobStatus.STOPPED, 60)
 
 
