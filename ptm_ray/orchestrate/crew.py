@@ -67,6 +67,7 @@ class Crew:
         try:
             ray.get(arrived)
         except RayActorError:
+            del self._answers[other]
             return None
         self.members.append(other)
         return other

@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 class Watcher(Protocol):
     """Whoever wants to see progress: `done` of `total` in a stage, and a few words about now."""
 
-    def update(self, stage: str, done: float, total: float, words: str = "") -> None: ...
+    def update(self, stage: str, done: float, total: float, words: str = "") -> None:
+        """Called whenever there is something new to show."""
 
 
 class Nobody:

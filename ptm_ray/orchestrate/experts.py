@@ -27,6 +27,7 @@ def fill_buffer(
     """Trains the experts that are missing, reads those that are there, and returns all of them.
 
     `recruits`: workers that may join the crew, as far as experts are missing.
+
     Raises `StoreError` before any training where the files can't be written, `WorkerFailed` where an expert keeps
     failing or no worker is left.
     """

@@ -29,8 +29,9 @@ from ptm_ray.stages.team import Alone, Team, TeamScorer
 from ptm_ray.stages.trajectory_matching import TrajectoryMatching
 from ptm_ray.store.checkpoints import RunFolder
 
-#: Seconds between two checkpoints, and until the first one: what is stopped early is worth going on with too.
+#: Seconds between two checkpoints.
 CHECKPOINT_EVERY_S = 20.0
+#: Seconds until the first one: what is stopped early is worth going on with too.
 FIRST_CHECKPOINT_S = 2.0
 
 
