@@ -13,8 +13,8 @@ from ptm_ray.orchestrate.workers import start_workers
 TRIES = 3
 #: Seconds that a job without any worker left waits for one.
 WAIT_LIMIT_S = 300.0
-#: Seconds that those who leave have to say that they had come.
-START_LIMIT_S = 5.0
+#: Seconds that those who leave have to say that they had come; a busy machine starts a process in five to ten.
+START_LIMIT_S = 30.0
 
 
 class Crew:
