@@ -75,9 +75,13 @@ def ptm_submit(ray_cluster, *words, **options):
     known = environment_without_ray()
     address = f"http://{ray_cluster['webui_url']}"
     command = [Path(sys.executable).with_name("ptm-ray"), "submit", "--address", address, "--python", sys.executable]
-    return subprocess.Popen(
-        [*command, *words], env=known, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, *words], env=known, preexec_fn=hear_interrupts, **pipes, **options)
+
+
+def hear_interrupts():
+    """As in a terminal: a suite that runs in the background of a script ignores them, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_the_helper_shows_what_the_job_prints_and_ends_as_it_does(ray_cluster, tmp_path):
