@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ptm_ray.core.augment import Draw, apply_to_all
 from ptm_ray.core.by_class import ImageGradients, sum_over_classes
+from ptm_ray.core.optimiser import Optimiser
 from ptm_ray.core.params import Network
 from ptm_ray.core.types import Float, Int, Tensor
 
@@ -138,7 +139,7 @@ class Sampler:
             "shifts": torch.zeros(LAYERS, features, dtype=dtype),
         }
         self._params = {name: value.to(device).requires_grad_() for name, value in tensors.items()}
-        self._optimiser = torch.optim.SGD(self._params.values(), lr=lr, momentum=momentum, maximize=True)
+        self._optimiser = Optimiser("sgd", [(value, -lr) for value in self._params.values()], momentum)
 
     def frequencies(self, noise: Float[Tensor, "frequencies features"]) -> Float[Tensor, "frequencies features"]:
         """Proposals, one for each row of noise; their graph is what `ascend` needs."""
@@ -161,28 +162,16 @@ class Sampler:
         gradient: Float[Tensor, "frequencies features"],
     ) -> None:
         """One step up the discrepancy, by its gradient in frequencies that this sampler has proposed."""
-        params = list(self._params.values())
-        for param, climb in zip(params, torch.autograd.grad(frequencies, params, gradient), strict=True):
-            param.grad = climb
-        self._optimiser.step()
-        self._optimiser.zero_grad()
+        self._optimiser.step(torch.autograd.grad(frequencies, list(self._params.values()), gradient))
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of all that changes."""
         copied = {name: value.detach().clone() for name, value in self._params.items()}
-        return {**copied, "moments": _copied(self._optimiser.state_dict()["state"])}
+        return {**copied, "moments": self._optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Back to a copied state, in place."""
         with torch.no_grad():
             for name, value in self._params.items():
                 value.copy_(state[name])
-        whole = self._optimiser.state_dict()
-        self._optimiser.load_state_dict({**whole, "state": _copied(state["moments"])})
-
-
-def _copied(moments: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    return {
-        index: {key: value.clone() if isinstance(value, Tensor) else value for key, value in slot.items()}
-        for index, slot in moments.items()
-    }
+        self._optimiser.load_state_dict(state["moments"])

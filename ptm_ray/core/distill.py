@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ptm_ray.core.matching import Easy, Matching, Shape, matching_loss
+from ptm_ray.core.optimiser import Optimiser
 from ptm_ray.core.overlap import Halves, Reference, separation_gradient
 from ptm_ray.core.params import Network
 from ptm_ray.core.synthetic import ANYWHERE, Position, Synthetic
@@ -79,19 +80,12 @@ class Learner:
         self, synthetic: Synthetic, rates: OuterRates, bounds: Float[Tensor, "2 channels 1 1"] | None = None
     ) -> None:
         self.synthetic, self.rates, self._bounds = synthetic, rates, bounds
-        groups = [
-            {"params": [synthetic.images], "lr": rates.images},
-            {"params": [synthetic.log_lr], "lr": rates.inner_lr},
-        ]
+        learned = [(synthetic.images, rates.images), (synthetic.log_lr, rates.inner_lr)]
         if rates.by_segment:
-            groups.append({"params": list(synthetic.tilts), "lr": rates.inner_lr})
+            learned += [(tilt, rates.inner_lr) for tilt in synthetic.tilts]
         if synthetic.label_logits is not None:
-            groups.append({"params": [synthetic.label_logits], "lr": rates.labels})
-        self.optimiser: torch.optim.Optimizer
-        if rates.optimiser == "adam":
-            self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        else:
-            self.optimiser = torch.optim.SGD(groups, lr=rates.images, momentum=0.5)
+            learned.append((synthetic.label_logits, rates.labels))
+        self.optimiser = Optimiser(rates.optimiser, learned)
         self.ema = synthetic.images.clone() if rates.ema_decay else None
         #: Parameters that have been easy so far, a mask, (params,); None where all count.
         self.easy: Tensor | None = None
@@ -124,11 +118,7 @@ class Learner:
             "easy": self.easy,
         }
         copied = {key: None if value is None else value.clone() for key, value in tensors.items()}
-        moments = {
-            index: {k: v.clone() if isinstance(v, Tensor) else v for k, v in slot.items()}
-            for index, slot in self.optimiser.state_dict()["state"].items()
-        }
-        return {**copied, "moments": moments, "updates": self.updates}
+        return {**copied, "moments": self.optimiser.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Back to a copied state, in place."""
@@ -142,12 +132,7 @@ class Learner:
         if self.ema is not None:
             self.ema.copy_(state["ema"])
         self.easy = None if state["easy"] is None else state["easy"].clone()
-        whole = self.optimiser.state_dict()
-        whole["state"] = {
-            index: {k: v.clone() if isinstance(v, Tensor) else v for k, v in slot.items()}
-            for index, slot in state["moments"].items()
-        }
-        self.optimiser.load_state_dict(whole)
+        self.optimiser.load_state_dict(state["moments"])
 
     def update(self, gradients: Gradients, position: Position, moving: Tensor | None = None) -> None:
         """One step of the optimiser, by gradients of a segment at `position`.
@@ -156,17 +141,16 @@ class Learner:
         """
         now = self.synthetic
         before = now.images.clone()
-        now.images.grad, now.log_lr.grad = gradients.images, gradients.log_lr
-        for tilt, part in zip(now.tilts, position, strict=True):
+        downhill: list[Tensor | None] = [gradients.images, gradients.log_lr]
+        if self.rates.by_segment:
             # None where the segment says nothing of it: momentum alone must not move it.
-            tilt.grad = gradients.log_lr * part if part else None
+            downhill += [gradients.log_lr * part if part else None for part in position]
         if now.label_logits is not None:
             leaf = now.label_logits.detach().requires_grad_()
             with torch.enable_grad():
                 probabilities = leaf.softmax(1)
-            (now.label_logits.grad,) = torch.autograd.grad(probabilities, leaf, gradients.labels)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+            downhill += torch.autograd.grad(probabilities, leaf, gradients.labels)
+        self.optimiser.step(downhill)
         if self._bounds is not None:
             torch.clamp(now.images, self._bounds[0], self._bounds[1], out=now.images)
         if moving is not None:
