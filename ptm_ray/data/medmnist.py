@@ -1,6 +1,9 @@
 """MedMNIST's 2D sets: looked for on disk, else downloaded by the medmnist package with its checksum."""
 
+import functools
+import importlib.util
 import logging
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +22,23 @@ log = logging.getLogger(__name__)
 
 def flags() -> dict[str, Any]:
     """The 2D flags and what medmnist says of each."""
-    from medmnist.info import INFO
-
-    return {flag: about for flag, about in INFO.items() if not flag.endswith("3d")}
+    return {flag: about for flag, about in _info()["INFO"].items() if not flag.endswith("3d")}
 
 
 def folders(data_root: Path | None) -> list[Path]:
     """Where files are looked for, in order."""
-    from medmnist.info import DEFAULT_ROOT
-
-    own = Path(DEFAULT_ROOT) if DEFAULT_ROOT else Path.home() / ".medmnist"
+    known = _info()["DEFAULT_ROOT"]
+    own = Path(known) if known else Path.home() / ".medmnist"
     return [*([data_root] if data_root else []), own]
+
+
+@functools.cache
+def _info() -> dict[str, Any]:
+    """What medmnist's list of sets defines, from its file alone: the package imports scikit-learn, a second or so."""
+    package = importlib.util.find_spec("medmnist")
+    assert package is not None
+    assert package.origin is not None
+    return runpy.run_path(str(Path(package.origin).with_name("info.py")))
 
 
 def read_medmnist(flag: str, size: int, data_root: Path | None) -> Source:

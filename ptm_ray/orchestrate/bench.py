@@ -22,7 +22,6 @@ from ptm_ray.errors import PtmError
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import Nobody, Watcher, experts_alone
 from ptm_ray.orchestrate.session import connected, count_workers
-from ptm_ray.report.bench import write_bench
 from ptm_ray.stages.cell import Score, run_cell
 from ptm_ray.stages.experts import store_of
 from ptm_ray.stages.memory import keep_memory
@@ -99,6 +98,9 @@ def bench(
 
 
 def _report(asked: SuiteConfig, out: Place, table: CellTable) -> tuple[str, ...]:
+    # Cells import this file, but draw no pictures.
+    from ptm_ray.report.bench import write_bench
+
     cells = asked.cells()
     first = {cell.method: asked.config(cell) for cell in reversed(cells)}
     return write_bench(

@@ -24,7 +24,6 @@ from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.crew import TRIES, Crew
 from ptm_ray.orchestrate.experts import fill_buffer
 from ptm_ray.orchestrate.session import connected, count_workers
-from ptm_ray.report import write_report
 from ptm_ray.stages.matching import Row
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet
@@ -117,6 +116,9 @@ def distill(
             arrays = (found["images"], found["labels"])
             kinds: tuple[Kind, ...] = ("synthetic", *config.evaluation.compare_with)
             results = _evaluation(problem, crew, arrays, kinds, watcher)
+    # Pictures take a third of a second to import, which neither bad input nor a worker's start need wait for.
+    from ptm_ray.report.run import write_report
+
     cost = {
         "experts_s": experts_s,
         "distillation_s": found["elapsed_s"],

@@ -29,7 +29,6 @@ from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, experts_alone, run_identity
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import Arrays, RemoteScorer, validate_here
-from ptm_ray.report.sweep import write_sweep
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.experts import store_of
 from ptm_ray.stages.matching import Row
@@ -127,6 +126,9 @@ def sweep(
                 ray.kill(evaluator)
         rows = [_row(asked, result) for result in found]
         metric = reported(asked)
+        # Trials import this file, but draw no pictures.
+        from ptm_ray.report.sweep import write_sweep
+
         out.push(*write_sweep(out.local, rows, list(asked.space), metric))
         finished = [pair for pair in zip(rows, found, strict=True) if pair[0][metric] is not None]
         if not finished:

@@ -40,11 +40,11 @@ seed = [0, 1]
 """
 
 
-def test_a_killed_driver_goes_on_with_resume(tmp_path, wait_until):
+def test_a_killed_driver_goes_on_with_resume(ray_cluster, tmp_path, wait_until):
     write_dataset(tmp_path / "cells.npz", small_dataset())
     (tmp_path / "sweep.toml").write_text(SMALL_TOML)
     command = Path(sys.executable).with_name("ptm-ray")
-    env = environment_without_ray()
+    env = {**environment_without_ray(), "RAY_ADDRESS": ray_cluster["address"]}
     first = subprocess.Popen(
         [command, "sweep", "sweep.toml", "--out", "out", "--experts-dir", "experts"], cwd=tmp_path, env=env
     )
