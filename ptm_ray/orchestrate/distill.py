@@ -180,8 +180,8 @@ def experts_with_progress(
 
     def show(done: int, wanted: int) -> None:
         trained = settings.count - (wanted - done) / settings.steps
-        words = f"{int(trained)} of {settings.count} trained, {done / settings.steps * epochs:.0f} epochs"
-        watcher.update("experts", trained, settings.count, words)
+        ran = f", {done / settings.steps * epochs:.0f} epochs" if wanted else ""
+        watcher.update("experts", trained, settings.count, f"{int(trained)} of {settings.count} trained{ran}")
 
     return fill_buffer(problem, crew, root, show, recruits)
 
