@@ -19,7 +19,7 @@ import numpy as np
 
 ROUNDS = 3
 EXPERTS, OUTER_STEPS, STUDENT_STEPS = (2, 4, 8, 16), (25, 50, 100, 200), (10, 20, 40, 80)
-COMMAND = "distill --data cellphantom --config tune_configs/first.toml --seed 0 --budget-minutes 0.02"
+COMMAND = "distill --data cellphantom --config tune_configs/first.toml --seed 0 --outer-steps 5"
 #: `ptm-ray` in a process that says when its bars are told of a stage the first and the second time.
 TOLD = """
 import sys, time
