@@ -106,8 +106,8 @@ class Problem:
         return tuple(step * size / len(self.dataset.train) for step in self.snapshot_steps())
 
     def on(self, device: str) -> "Problem":
-        """The same there."""
-        return replace(self, device=device)
+        """The same there; itself where it is there already, with what it has found out of its images."""
+        return self if device == self.device else replace(self, device=device)
 
     def check(self) -> "Problem":
         """Itself, if the settings fit these images. Raises `ConfigError` or `NotEnoughImages` before any work."""
