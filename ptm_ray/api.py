@@ -58,6 +58,7 @@ def train_experts(
     experts_dir: str | Path | None = None,
     data_root: str | Path | None = None,
     workers: int | None = None,
+    gpus_per_worker: float = 0.0,
     watcher: Watcher | None = None,
     **settings: Any,
 ) -> Path | str:
@@ -68,7 +69,9 @@ def train_experts(
     config = _config(data, config, settings)
     dataset = _dataset(data or config.data, config, data_root)
     root = Place.of(experts_dir or default_experts_dir())
-    return on_ray.train_experts(config, dataset, experts_root=root, workers=workers, watcher=watcher)
+    return on_ray.train_experts(
+        config, dataset, experts_root=root, workers=workers, gpus=gpus_per_worker, watcher=watcher
+    )
 
 
 def distill(
@@ -80,6 +83,7 @@ def distill(
     experts_dir: str | Path | None = None,
     data_root: str | Path | None = None,
     workers: int | None = None,
+    gpus_per_worker: float = 0.0,
     watcher: Watcher | None = None,
     **settings: Any,
 ) -> DistillResult:
@@ -97,6 +101,7 @@ def distill(
         experts_root=Place.of(experts_dir or default_experts_dir()),
         budget_s=None if budget_minutes is None else 60 * budget_minutes,
         workers=workers,
+        gpus=gpus_per_worker,
         watcher=watcher,
     )
 
@@ -109,6 +114,7 @@ def evaluate(
     seeds: int = 3,
     data_root: str | Path | None = None,
     workers: int | None = None,
+    gpus_per_worker: float = 0.0,
     watcher: Watcher | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -141,7 +147,9 @@ def evaluate(
             f"{(dataset.channels, dataset.resolution, dataset.resolution)} (channels, height, width); they must agree"
         )
     probabilities = np.eye(dataset.num_classes, dtype=np.float32)[labels] if soft is None else soft
-    overall, each = on_ray.evaluate(problem, images, probabilities, workers=workers, watcher=watcher)
+    overall, each = on_ray.evaluate(
+        problem, images, probabilities, workers=workers, gpus=gpus_per_worker, watcher=watcher
+    )
     return {"scores": overall, "by_network": each}
 
 

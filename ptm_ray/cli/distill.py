@@ -52,6 +52,7 @@ def main(argv: Sequence[str]) -> None:
             budget_minutes=asked.budget_minutes,
             experts_dir=asked.experts_dir,
             workers=asked.workers,
+            gpus_per_worker=asked.gpus_per_worker,
             watcher=bars,
         )
     scores_table(result.scores, f"{dataset.name}, {settings.ipc} images per class: test split, percent")

@@ -33,6 +33,8 @@ class Evaluate:
     """Folder that is searched for MedMNIST's files, before their own."""
     workers: Annotated[int | None, SaysDefault] = None
     """One-CPU workers (default: one for every CPU that Ray has)."""
+    gpus_per_worker: Annotated[float, SaysDefault] = 0.0
+    """Share of a GPU that each worker has, such as 0.25 for four workers on one (default: none, all on CPUs)."""
     json: Switch = False
     """Print one JSON object as the last line of standard output."""
 
@@ -54,6 +56,7 @@ def main(argv: Sequence[str]) -> None:
             seeds=asked.seeds,
             data_root=asked.data_root,
             workers=asked.workers,
+            gpus_per_worker=asked.gpus_per_worker,
             watcher=bars,
         )
     if len(names) > 1:

@@ -30,7 +30,12 @@ def main(argv: Sequence[str]) -> None:
     with Bars() as bars:
         dataset = api.load_dataset(settings.data, size=settings.size, data_root=asked.data_root)
         folder = api.train_experts(
-            dataset, config=settings, experts_dir=asked.experts_dir, workers=asked.workers, watcher=bars
+            dataset,
+            config=settings,
+            experts_dir=asked.experts_dir,
+            workers=asked.workers,
+            gpus_per_worker=asked.gpus_per_worker,
+            watcher=bars,
         )
     print(f"experts  {folder}")
     if asked.json:

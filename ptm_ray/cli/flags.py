@@ -46,6 +46,8 @@ class Places:
 class Where(Places):
     """The same for commands that take settings."""
 
+    gpus_per_worker: Annotated[float, SaysDefault] = 0.0
+    """Share of a GPU that each worker has, such as 0.25 for four workers on one (default: none, all on CPUs)."""
     config: Annotated[Path | None, SaysDefault] = None
     """Settings from a TOML file, or from a saved run's JSON; flags win over it."""
 

@@ -86,7 +86,7 @@ class SweepConfig(Settings):
     cpus_per_trial: Rate = 1.0
     """CPUs that each trial holds."""
     gpus_per_trial: float = Field(default=0.0, ge=0)
-    """GPUs that each trial holds; fractions share one."""
+    """GPUs that each trial holds, and each worker that trains experts; fractions share one."""
     evaluators: Positive = 1
     """Actors that score the trials' sets on the validation split. They hold no CPU of their own, so that trials can
     never wait for one that can't start; their work is some fifth of the trials'."""

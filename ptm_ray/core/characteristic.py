@@ -107,7 +107,7 @@ def calibrate(
         logits = network.logits(theta, apply_to_all(draws[label], synthetic))
         return F.cross_entropy(logits, torch.full((len(synthetic),), label, device=images.device))
 
-    return sum_over_classes(images, classes, torch.unique(classes).tolist(), loss_of)
+    return sum_over_classes(images, classes, [int(label) for label in torch.unique(classes)], loss_of)
 
 
 class Sampler:

@@ -93,6 +93,6 @@ def coreset_rows(
     def choose(label: int, rows: Tensor) -> Tensor:
         with torch.no_grad():
             features = torch.cat([network.embed(theta, images[chunk]) for chunk in torch.split(rows, CHUNK)])
-        return rows[choice(features, ipc, generator)]
+        return rows[choice(features.cpu(), ipc, generator)]
 
     return pooled_rows(labels, ipc, names, generator, choose)

@@ -91,7 +91,7 @@ def train_expert(
     """
     theta = theta.detach().clone()
     velocity = torch.zeros_like(theta)
-    rows = batches(labels, batch_size, balanced, generator)
+    rows = batches(labels.cpu(), batch_size, balanced, generator)
     step = 0
     for stop in snapshot_steps:
         while step < stop:

@@ -50,6 +50,19 @@ class Synthetic:
     label_logits: Float[Tensor, "n classes"] | None = None
     tilts: tuple[Float[Tensor, ""], Float[Tensor, ""]] = field(default_factory=_level)
 
+    def to(self, device: torch.device | str) -> "Synthetic":
+        """The same there, all of it; itself where it is there already."""
+        logits = None if self.label_logits is None else self.label_logits.to(device)
+        along, progressive = self.tilts
+        return Synthetic(
+            self.images.to(device),
+            self.classes.to(device),
+            self.log_lr.to(device),
+            self.num_classes,
+            logits,
+            (along.to(device), progressive.to(device)),
+        )
+
     def log_lr_at(self, position: Position) -> Float[Tensor, ""]:
         """log α of a segment there."""
         return self.log_lr + sum(tilt * part for tilt, part in zip(self.tilts, position, strict=True))

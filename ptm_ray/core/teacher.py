@@ -61,7 +61,7 @@ def taught_logits(
     num_classes: int,
 ) -> Float[Tensor, "n classes"]:
     """Mean logits of the experts that classify an image correctly; one-hot ones where none does."""
-    total, count = torch.zeros(len(images), num_classes), torch.zeros(len(images), 1)
+    total, count = images.new_zeros(len(images), num_classes), images.new_zeros(len(images), 1)
     for theta in thetas:
         logits = logits_of(network, theta, images)
         right = (logits.argmax(1) == classes).unsqueeze(1)

@@ -24,17 +24,17 @@ class Crew:
     it, there may be no room for another.
     """
 
-    def __init__(self, problem_ref: Any, members: list[Any]) -> None:
-        self.problem_ref = problem_ref
+    def __init__(self, problem_ref: Any, members: list[Any], gpus: float = 0.0) -> None:
+        self.problem_ref, self._gpus = problem_ref, gpus
         self.members = list(members)
         # Each one's first answer, which comes when it has started.
         self._answers = {member: member.process_id.remote() for member in members}
         self._arriving: dict[Any, Any] = {}
 
     @classmethod
-    def start(cls, problem_ref: Any, count: int) -> "Crew":
-        """`count` new workers. `problem_ref` is a reference to their problem."""
-        return cls(problem_ref, start_workers(problem_ref, count))
+    def start(cls, problem_ref: Any, count: int, gpus: float = 0.0) -> "Crew":
+        """`count` new workers, with that share of a GPU each. `problem_ref` is a reference to their problem."""
+        return cls(problem_ref, start_workers(problem_ref, count, gpus), gpus)
 
     def __enter__(self) -> "Crew":
         return self
@@ -100,6 +100,6 @@ class Crew:
             ray.kill(member)
 
     def _sent_for(self, count: int) -> list[Any]:
-        workers = start_workers(self.problem_ref, count)
+        workers = start_workers(self.problem_ref, count, self._gpus)
         self._answers.update({worker: worker.process_id.remote() for worker in workers})
         return workers

@@ -71,12 +71,16 @@ def train_experts(
     *,
     experts_root: Place,
     workers: int | None = None,
+    gpus: float = 0.0,
     watcher: Watcher | None = None,
 ) -> Path | str:
-    """Trains the experts that are missing and returns the folder that holds them all."""
+    """Trains the experts that are missing and returns the folder that holds them all.
+
+    `gpus`: the share of one that each worker has.
+    """
     problem = Problem(dataset, config).check()
     with connected(workers):
-        buffer = experts_alone(problem, experts_root, count_workers(workers), watcher or Nobody())
+        buffer = experts_alone(problem, experts_root, count_workers(workers, gpus), watcher or Nobody(), gpus)
     return buffer.store.place.shown
 
 
@@ -88,24 +92,27 @@ def distill(
     experts_root: Place,
     budget_s: float | None = None,
     workers: int | None = None,
+    gpus: float = 0.0,
     watcher: Watcher | None = None,
 ) -> DistillResult:
     """Experts → buffer → progressive matching → set → scores, into `out`.
 
     An `out` that holds this very run is gone on with: finished stages are not done again. `budget_s` bounds the
-    distillation's own wall time, after the experts. Raises `PtmError` of some kind for bad settings, images or
-    folders, all before any expert trains.
+    distillation's own wall time, after the experts; `gpus` is the share of one that each worker has. Raises `PtmError`
+    of some kind for bad settings, images or folders, all before any expert trains.
     """
     watcher = watcher or Nobody()
     problem = Problem(dataset, config).check()
+    if gpus and config.matchers > 1:
+        raise ConfigError(f"{config.matchers} matchers work on CPUs alone; set matchers to 1, or leave GPUs out")
     folder = RunFolder(out)
     folder.claim(run_identity(config, dataset))
     started = time.monotonic()
     with connected(workers):
-        there = count_workers(workers)
+        there = count_workers(workers, gpus)
         if config.matchers > there:
             raise ConfigError(f"{config.matchers} matchers want a CPU each, but there are {there}; lower matchers")
-        with Crew.start(ray.put(problem), there) as crew:
+        with Crew.start(ray.put(problem), there, gpus) as crew:
             buffer = experts_with_progress(problem, crew, experts_root, watcher)
             experts_s = time.monotonic() - started
             found = _distillation(config, crew, buffer, folder, budget_s, watcher)
@@ -143,11 +150,12 @@ def evaluate(
     labels: np.ndarray,
     *,
     workers: int | None = None,
+    gpus: float = 0.0,
     kinds: Sequence[Kind] = ("synthetic", "random", "full"),
     watcher: Watcher | None = None,
 ) -> tuple[evaluators.Scores, dict[str, evaluators.Scores]]:
     """Scores of a set, (n, channels, height, width) normalised and (n, classes) probabilities: overall, by network."""
-    with connected(workers), Crew.start(ray.put(problem), count_workers(workers)) as crew:
+    with connected(workers), Crew.start(ray.put(problem), count_workers(workers, gpus), gpus) as crew:
         results = _evaluation(problem, crew, (images, labels), kinds, watcher or Nobody())
     return evaluators.by_kind(results), evaluators.by_network(results)
 
@@ -186,9 +194,9 @@ def experts_with_progress(
     return fill_buffer(problem, crew, root, show, recruits)
 
 
-def experts_alone(problem: Problem, root: Place, workers: int, watcher: Watcher) -> TrajectoryBuffer:
+def experts_alone(problem: Problem, root: Place, workers: int, watcher: Watcher, gpus: float = 0.0) -> TrajectoryBuffer:
     """`experts_with_progress`, by workers that are there for it alone: none where no expert is missing."""
-    with Crew(ray.put(problem), []) as crew:
+    with Crew(ray.put(problem), [], gpus) as crew:
         return experts_with_progress(problem, crew, root, watcher, workers)
 
 

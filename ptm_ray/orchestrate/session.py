@@ -59,9 +59,22 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def count_workers(asked: int | None) -> int:
-    """One-CPU workers to start: as asked, else one for every CPU. Raises `ConfigError` beyond what there is."""
-    there = max(1, int(ray.cluster_resources().get("CPU", 1)))
+def count_workers(asked: int | None, gpus: float = 0.0) -> int:
+    """One-CPU workers to start, with a share of a GPU each where `gpus` says so: as asked, else as many as there is
+    room for. Raises `ConfigError` beyond that.
+    """
+    cluster = ray.cluster_resources()
+    there = max(1, int(cluster.get("CPU", 1)))
+    if gpus < 0:
+        raise ConfigError(f"a worker's share of a GPU must be 0 or more, got {gpus:g}")
+    if gpus:
+        room = int(cluster.get("GPU", 0.0) / gpus + 1e-9)
+        if room < max(1, asked or 1):
+            raise ConfigError(
+                f"{asked or 1} workers with {gpus:g} of a GPU each asked for, but Ray has {cluster.get('GPU', 0.0):g} "
+                "GPUs; lower --gpus-per-worker or --workers, or add nodes"
+            )
+        there = min(there, room)
     if asked is None:
         return there
     if asked > there:

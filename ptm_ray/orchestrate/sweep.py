@@ -28,7 +28,7 @@ from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, experts_alone, run_identity
 from ptm_ray.orchestrate.session import connected, count_workers
-from ptm_ray.orchestrate.workers import Arrays, RemoteScorer, validate_here
+from ptm_ray.orchestrate.workers import Arrays, RemoteScorer, device_with, validate_here
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.experts import store_of
 from ptm_ray.stages.matching import Row
@@ -113,9 +113,10 @@ def sweep(
     with connected(workers):
         # Before the folder is claimed: what is refused here is mended in the file, which is then another sweep.
         _require_resources(asked)
-        count_workers(workers)
+        gpus = asked.gpus_per_trial
+        count_workers(workers, gpus)
         RunFolder(out).claim({"sweep": asked.model_dump(mode="json"), "dataset": dataset.fingerprint})
-        buffers = _buffers(problems, experts_root, workers, watcher)
+        buffers = _buffers(problems, experts_root, workers, gpus, watcher)
         # In a list, so that it arrives as a reference and images travel once a node.
         held = [ray.put(dataset)]
         evaluators = _evaluators(asked.evaluators)
@@ -135,7 +136,8 @@ def sweep(
             raise WorkerFailed(f"no trial of {len(rows)} came to a score; the first one failed with {rows[0]['error']}")
         best, result = max(finished, key=lambda pair: pair[0][metric])
         chosen = {name: best[name] for name in asked.space}
-        made = _export(asked.config(chosen), dataset, result.checkpoint, out / "best", experts_root, workers, watcher)
+        how: dict[str, Any] = {"experts_root": experts_root, "workers": workers, "gpus": gpus, "watcher": watcher}
+        made = _export(asked.config(chosen), dataset, result.checkpoint, out / "best", **how)
     failed = sum(row["error"] is not None for row in rows)
     return SweepResult(chosen, asked.metric, best[metric], made, len(rows), failed, (out / "trials.parquet").shown)
 
@@ -165,12 +167,12 @@ def _require_resources(asked: SweepConfig) -> None:
 
 
 def _buffers(
-    problems: list[Problem], root: Place, workers: int | None, watcher: Watcher
+    problems: list[Problem], root: Place, workers: int | None, gpus: float, watcher: Watcher
 ) -> dict[str, TrajectoryBuffer]:
     """The trajectories of every kind of expert that trials will ask for, by the name of their folder."""
     buffers = {}
     for problem in problems:
-        buffer = experts_alone(problem, root, count_workers(workers), watcher)
+        buffer = experts_alone(problem, root, count_workers(workers, gpus), watcher, gpus)
         buffers[buffer.store.key] = buffer
     return buffers
 
@@ -195,7 +197,7 @@ def trial(
     torch.set_num_threads(max(1, int(asked.cpus_per_trial)))
     keep_memory()
     config = asked.config(chosen)
-    problem = Problem(ray.get(dataset[0]), config).check()
+    problem = Problem(ray.get(dataset[0]), config).check().on(device_with(asked.gpus_per_trial))
     buffer = buffers[store_of(problem, "").key]
     ask = [partial(evaluator.validate.remote, dataset, config) for evaluator in evaluators]
     scorer = RemoteScorer(ask, partial(validate_here, Evaluator(problem)))
@@ -240,9 +242,7 @@ def _export(
     dataset: MedicalDataset,
     checkpoint: Any,
     out: Place,
-    experts_root: Place,
-    workers: int | None,
-    watcher: Watcher,
+    **how: Any,
 ) -> Path | str:
     """The set of the trial that left this checkpoint, scored on the test split and written as any run's is.
 
@@ -255,7 +255,7 @@ def _export(
         out.remove()
     folder.claim(identity)
     _take_over(checkpoint, folder)
-    return distill(config, dataset, out, experts_root=experts_root, budget_s=0.0, workers=workers, watcher=watcher).set
+    return distill(config, dataset, out, budget_s=0.0, **how).set
 
 
 def _trials(

@@ -36,10 +36,10 @@ Arrays = tuple[np.ndarray, np.ndarray]
 class Worker:
     """A worker's body: an ordinary class that a test calls without a cluster."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, device: str = "cpu") -> None:
         torch.set_num_threads(1)
         keep_memory()
-        self._problem = problem
+        self._problem = problem.on(device)
         self._trainer: ExpertTrainer | None = None
         self._evaluator: Evaluator | None = None
         self._distillation: Distillation | None = None
@@ -55,7 +55,8 @@ class Worker:
 
     def score(self, job: Job, synthetic: Arrays | None, ipc: int) -> dict[str, float]:
         """Trains one evaluation network and scores it on the test split."""
-        return self._evaluating().run(job, _tensors(synthetic), ipc)
+        made = None if synthetic is None else self._problem.training_set(*synthetic)
+        return self._evaluating().run(job, made, ipc)
 
     def validate(self, synthetic: Arrays) -> np.ndarray:
         """Share of networks that know its class, for each image of the validation split."""
@@ -76,9 +77,9 @@ class Worker:
         assert run is not None
         kept, chosen = run.result(), run.selection.kept
         return {
-            "images": kept.images.numpy(),
-            "classes": kept.classes.numpy(),
-            "labels": kept.labels().numpy(),
+            "images": kept.images.cpu().numpy(),
+            "classes": kept.classes.cpu().numpy(),
+            "labels": kept.labels().cpu().numpy(),
             "soft": kept.label_logits is not None,
             "inner_lr": kept.inner_lrs(),
             "rows": run.rows,
@@ -116,7 +117,7 @@ class RemoteScorer:
         """Hands a candidate to the workers in turn; waits while all of them have enough to do."""
         while len(self._pending) >= self.QUEUE_LENGTH * len(self._ask) > 0:
             self._take(num_returns=1, timeout=None)
-        self._hand_out(tag, (candidate.images.numpy(), candidate.labels().numpy()))
+        self._hand_out(tag, (candidate.images.cpu().numpy(), candidate.labels().cpu().numpy()))
 
     def _hand_out(self, tag: int, arrays: Arrays) -> None:
         if not self._ask:
@@ -147,15 +148,17 @@ class RemoteScorer:
 
 def validate_here(evaluator: Evaluator, synthetic: Arrays) -> np.ndarray:
     """Share of networks that know its class, for each image of the validation split."""
-    images, labels = synthetic
-    return evaluator.validate((torch.tensor(images), torch.tensor(labels))).numpy()
+    return evaluator.validate(evaluator.problem.training_set(*synthetic)).cpu().numpy()
 
 
-def _tensors(arrays: Arrays | None) -> tuple[torch.Tensor, torch.Tensor] | None:
-    return None if arrays is None else (torch.tensor(arrays[0]), torch.tensor(arrays[1]))
+def start_workers(problem: Any, count: int, gpus: float = 0.0) -> list[Any]:
+    """`count` worker actors on one CPU and that share of a GPU each. `problem` is a reference to it, so that images
+    travel once a node.
+    """
+    actor = ray.remote(Worker).options(num_cpus=1, num_gpus=gpus)
+    return [actor.remote(problem, device_with(gpus)) for _ in range(count)]
 
 
-def start_workers(problem: Any, count: int) -> list[Any]:
-    """`count` worker actors on one CPU each. `problem` is a reference to it, so that images travel once a node."""
-    actor = ray.remote(Worker).options(num_cpus=1)
-    return [actor.remote(problem) for _ in range(count)]
+def device_with(gpus: float) -> str:
+    """Where a process works that has this share of a GPU."""
+    return "cuda" if gpus else "cpu"

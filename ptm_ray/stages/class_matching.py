@@ -58,7 +58,7 @@ class Features:
     def gradients(self, outer_step: int, real: Real, draws: Draws) -> ImageGradients:
         """Of the learner's images."""
         at, now = self._at, self._at.learner.synthetic
-        theta = at.network.init(at.seeds.stream("matching network", outer_step))
+        theta = at.fresh_parameters(outer_step)
         return match_features(at.network, theta, now.images, now.classes, real, draws)
 
     def after(self, outer_step: int) -> None:
@@ -92,7 +92,7 @@ class ParameterGradients:
         """Of the learner's images."""
         at, now = self._at, self._at.learner.synthetic
         if self._theta is None or outer_step % self._network_steps == 0:
-            self._theta = at.network.init(at.seeds.stream("matching network", outer_step))
+            self._theta = at.fresh_parameters(outer_step)
         return match_gradients(at.network, self._theta, now.images, now.classes, real, draws)
 
     def after(self, outer_step: int) -> None:
@@ -129,7 +129,7 @@ class Characteristics:
         self._last = at.problem.experts.snapshots
         theta = self._vector(0, self._last)
         features = at.network.embed(theta, at.learner.synthetic.images[:1]).shape[1]
-        self._sampler = Sampler(features, at.seeds.stream("frequency sampler"))
+        self._sampler = Sampler(features, at.seeds.stream("frequency sampler"), device=at.problem.device)
 
     def gradients(self, outer_step: int, real: Real, draws: Draws) -> ImageGradients:
         """Of the learner's images; the sampler moves the other way."""
@@ -137,7 +137,7 @@ class Characteristics:
         draw = at.seeds.stream("matching network", outer_step)
         expert = int(torch.randint(self._trajectories.num_experts, (), generator=draw))
         first, last = self._vector(expert, 0), self._vector(expert, self._last)
-        theta = first.lerp(last, torch.rand((), generator=draw))
+        theta = first.lerp(last, torch.rand((), generator=draw).to(first.device))
         frequencies = self._sampler.draw(FREQUENCIES, draw)
         found = match_characteristics(at.network, theta, now.images, now.classes, real, draws, frequencies)
         assert found.frequencies is not None
@@ -161,7 +161,7 @@ class Characteristics:
         self._sampler.load_state_dict(state["sampler"])
 
     def _vector(self, expert: int, snapshot: int) -> Tensor:
-        return torch.from_numpy(self._trajectories.vector(expert, snapshot).copy())
+        return self._at.problem.parameters(self._trajectories.vector(expert, snapshot))
 
 
 def make_comparison(at: Workplace, trajectories: TrajectorySource) -> Comparison:

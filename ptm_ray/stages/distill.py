@@ -68,6 +68,7 @@ class Distillation:
         self.problem, self.folder, self.team = problem, folder, team or Alone()
         seeds = Seeds(config.seed)
         bounds = problem.whitening.bounds if config.images.in_range else None
+        bounds = None if bounds is None else bounds.to(problem.device)
         self.learner = Learner(initial_set(problem, trajectories, seeds), outer_rates(config), bounds)
         self.checkpoint_every_s = CHECKPOINT_EVERY_S
         self.step = 0
@@ -79,7 +80,7 @@ class Distillation:
         network = problem.network(precision=config.student.precision)
         workplace = Workplace(problem, network, seeds, self.learner, ops, self.team)
         self.matcher = self._make_matcher(workplace, trajectories)
-        saved = self.team.told(folder.load_checkpoint() if self.team.rank == 0 else None)
+        saved = self.team.told(folder.load_checkpoint(problem.device) if self.team.rank == 0 else None)
         if saved is not None:
             self.load_state_dict(saved)
             return

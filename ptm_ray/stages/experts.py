@@ -27,7 +27,7 @@ class ExpertTrainer:
     def snapshots(self, expert: int) -> Iterator[Vector]:
         """Yields the expert's parameters, (params,) float32, at every snapshot as it is made."""
         seeds = Seeds(self._problem.experts.seed)
-        start = self._network.init(seeds.stream("expert initialisation", expert))
+        start = self._network.init(seeds.stream("expert initialisation", expert)).to(self._problem.device)
         yield from self._train(start, seeds.stream("expert training", expert))
 
     def continued(self, start: Tensor, stage: int, expert: int) -> Iterator[Vector]:

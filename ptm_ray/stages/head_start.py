@@ -13,7 +13,6 @@ from collections.abc import Callable
 import torch
 
 from ptm_ray.core.params import Network
-from ptm_ray.core.trajectory import Vector
 from ptm_ray.core.types import Float, Int, Tensor
 from ptm_ray.evaluation.metrics import hits
 from ptm_ray.stages.selection import DOUBT, balanced_accuracy, standard_error
@@ -26,7 +25,7 @@ IMAGES = 1000
 
 def head_start(
     network: Network,
-    vector: Callable[[int, int], Vector],
+    vector: Callable[[int, int], Tensor],
     num_experts: int,
     last: int,
     images: Float[Tensor, "n channels height width"],
@@ -46,9 +45,8 @@ def head_start(
     def surely_less(snapshot: int) -> bool:
         found = []
         for expert in range(min(EXPERTS, num_experts)):
-            theta = torch.from_numpy(vector(expert, snapshot).copy())
             with torch.no_grad():
-                found.append(hits(network.logits(theta, images).softmax(1), labels))
+                found.append(hits(network.logits(vector(expert, snapshot), images).softmax(1), labels))
         lead = known - torch.stack(found).mean(0)
         return balanced_accuracy(lead, labels) > DOUBT * standard_error(lead, labels)
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ptm_ray.core.distill import Learner
 from ptm_ray.core.params import Network
 from ptm_ray.core.seeds import Seeds
-from ptm_ray.core.types import Tensor
+from ptm_ray.core.types import Float, Tensor
 from ptm_ray.stages.mitigation import CycleRow
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.team import Team
@@ -43,6 +43,10 @@ class Workplace:
     learner: Learner
     ops: tuple[str, ...]
     team: Team
+
+    def fresh_parameters(self, outer_step: int) -> Float[Tensor, " params"]:
+        """Of a network that has learned nothing, an outer step's own."""
+        return self.network.init(self.seeds.stream("matching network", outer_step)).to(self.problem.device)
 
 
 class Matcher(Protocol):

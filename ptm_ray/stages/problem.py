@@ -1,6 +1,6 @@
 """From settings and images to what the mathematics works on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from ptm_ray.config.models import ExpertSettings
 from ptm_ray.core import nets, whitening
 from ptm_ray.core.params import Network
 from ptm_ray.core.synthetic import require_enough, require_enough_in_all
-from ptm_ray.core.trajectory import snapshot_steps
+from ptm_ray.core.trajectory import Vector, snapshot_steps
 from ptm_ray.core.types import Float, Int, Tensor
 from ptm_ray.data import MedicalDataset
 from ptm_ray.errors import ConfigError
@@ -24,10 +24,15 @@ ZCA_LARGEST = 64
 
 @dataclass(frozen=True)
 class Problem:
-    """A dataset and the settings that are applied to it; plain values only, so that Ray ships it as it is."""
+    """A dataset and the settings that are applied to it; plain values only, so that Ray ships it as it is.
+
+    `device` is where tensors are that it makes, and so all that is computed of them. Whatever is drawn is drawn on the
+    CPU: the same seeds give the same draws anywhere.
+    """
 
     dataset: MedicalDataset
     config: DistillConfig
+    device: str = "cpu"
 
     @property
     def experts(self) -> ExpertSettings:
@@ -59,7 +64,18 @@ class Problem:
     def tensors(self, part: str) -> tuple[Float[Tensor, "n channels height width"], Int[Tensor, " n"]]:
         """Normalised images and labels of a split."""
         split = getattr(self.dataset, part)
-        return self.whitening.forward(torch.tensor(split.images)), torch.tensor(split.labels)
+        images, labels = self.whitening.forward(torch.tensor(split.images)), torch.tensor(split.labels)
+        return images.to(self.device), labels.to(self.device)
+
+    def training_set(
+        self, images: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]
+    ) -> tuple[Float[Tensor, "n channels height width"], Float[Tensor, "n classes"]]:
+        """A synthetic set's normalised images and label probabilities."""
+        return torch.tensor(images).to(self.device), torch.tensor(labels).to(self.device)
+
+    def parameters(self, vector: Vector) -> Float[Tensor, " params"]:
+        """A copy of a trajectory's vector."""
+        return torch.from_numpy(vector.copy()).to(self.device)
 
     def normalise(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(n, height, width, channels) uint8 to (n, channels, height, width) as networks see them."""
@@ -88,6 +104,10 @@ class Problem:
         """The same in passes through the training images."""
         size = min(self.experts.batch_size, len(self.dataset.train))
         return tuple(step * size / len(self.dataset.train) for step in self.snapshot_steps())
+
+    def on(self, device: str) -> "Problem":
+        """The same there; itself where it is there already, with what it has found out of its images."""
+        return self if device == self.device else replace(self, device=device)
 
     def check(self) -> "Problem":
         """Itself, if the settings fit these images. Raises `ConfigError` or `NotEnoughImages` before any work."""

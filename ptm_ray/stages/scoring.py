@@ -19,22 +19,22 @@ class Evaluator:
     """Holds the real images that it needs, once; trains and scores networks on whatever set it is given."""
 
     def __init__(self, problem: Problem) -> None:
-        self._problem = problem
+        self.problem = problem
         self._held: dict[str, tuple[Tensor, Tensor]] = {}
 
     def _real(self, part: str) -> tuple[Tensor, Tensor]:
         if part not in self._held:
-            self._held[part] = self._problem.tensors(part)
+            self._held[part] = self.problem.tensors(part)
         return self._held[part]
 
     def one_hot(self, labels: Tensor) -> Tensor:
         """Labels as probabilities."""
-        return torch.nn.functional.one_hot(labels, self._problem.dataset.num_classes).float()
+        return torch.nn.functional.one_hot(labels, self.problem.dataset.num_classes).float()
 
     def random_set(self, ipc: int, draw: int) -> TrainingSet:
         """Random real images of equal number; with replacement only where a class has too few."""
         images, labels = self._real("train")
-        names = self._problem.dataset.class_names
+        names = self.problem.dataset.class_names
         # Seeded by the draw alone: every method at every distillation seed is compared with the same images.
         stream = Seeds(0).stream("random baseline", draw)
         try:
@@ -61,35 +61,35 @@ class Evaluator:
 
     def run(self, job: Job, synthetic: TrainingSet | None, ipc: int) -> dict[str, float]:
         """Metrics of one fresh network on the test split."""
-        settings = self._problem.config.evaluation
+        settings = self.problem.config.evaluation
         recipe = self.recipe(settings.full_steps if job.kind == "full" else settings.steps)
         return self.test(job.network, [self.training_set(job, synthetic, ipc)], recipe, job.seed)
 
     def test(self, network: str, train_on: Sequence[TrainingSet], recipe: TrainRecipe, seed: int) -> dict[str, float]:
         """Metrics on the test split of one fresh network of this architecture, trained on these one after another."""
-        return train_and_score(self._problem.network(network), train_on, self._real("test"), recipe, seed)
+        return train_and_score(self.problem.network(network), train_on, self._real("test"), recipe, seed)
 
     def validate(self, synthetic: TrainingSet) -> Float[Tensor, " n"]:
         """For each image of the validation split, the share of a few matching networks that know its class.
 
         Their seeds differ from those of the final evaluation, which so stays independent of what was chosen here.
         """
-        settings, (images, labels) = self._problem.config.evaluation, self._real("val")
-        network, recipe = self._problem.network(), self.recipe(settings.validation_steps)
+        settings, (images, labels) = self.problem.config.evaluation, self._real("val")
+        network, recipe = self.problem.network(), self.recipe(settings.validation_steps)
         seeds = [10_000 + k for k in range(settings.validation_networks)]
         found = [hits(train_and_predict(network, [synthetic], images, recipe, seed), labels) for seed in seeds]
         return torch.stack(found).mean(0)
 
     def recipe(self, steps: int) -> TrainRecipe:
         """How every set is trained on, for so many steps."""
-        settings = self._problem.config.evaluation
+        settings = self.problem.config.evaluation
         return TrainRecipe(
             steps=steps,
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             batch_size=settings.batch_size,
-            ops=self._problem.ops if self._problem.config.images.augment else (),
+            ops=self.problem.ops if self.problem.config.images.augment else (),
         )
 
 

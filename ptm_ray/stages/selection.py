@@ -122,7 +122,7 @@ class Selection:
         """
         self._arrived.update(self._scorer.collect(wait))
         while (tag := len(self.scores)) in self._arrived:
-            hits, (outer_step, learned) = self._arrived.pop(tag), self._waiting.pop(tag)
+            hits, (outer_step, learned) = self._arrived.pop(tag).to(self._labels.device), self._waiting.pop(tag)
             score = balanced_accuracy(hits, self._labels)
             self.scores.append((outer_step, score))
             self._consider(Candidate(outer_step, score, hits, learned))

@@ -49,7 +49,7 @@ class ContinuedExperts:
         rounds = range(len(subsets)) if config.subsets.continued == "in-sequence" else [len(subsets) - 1]
         trainer, self._vectors = ExpertTrainer(at.problem), []
         for expert in range(min(config.subsets.experts, source.num_experts)):
-            theta = torch.from_numpy(source.vector(expert, 0).copy())
+            theta = at.problem.parameters(source.vector(expert, 0))
             for last in rounds:
                 rows, seeds = torch.cat(subsets[: last + 1]), Seeds(config.seed)
                 draw = seeds.stream("training on subsets", len(subsets), expert, last)

@@ -46,7 +46,8 @@ class TrajectoryMatching:
         if self._config.schedule.path == "straight":
             trajectories = StraightLine(trajectories, self._config.experts.snapshots)
         self.trajectories, self._validate = trajectories, validate
-        self._rows = torch.arange(len(at.learner.synthetic.images)) if rows is None else rows
+        images = at.learner.synthetic.images
+        self._rows = torch.arange(len(images), device=images.device) if rows is None else rows
         self._moving = moving
         self._plans: dict[tuple[int, int], Plan] = {}
 
@@ -157,7 +158,7 @@ class TrajectoryMatching:
         return [Batch(self._rows[batch.rows], batch.draw) for batch in batches]
 
     def _vector(self, expert: int, snapshot: int) -> torch.Tensor:
-        return torch.from_numpy(self.trajectories.vector(expert, snapshot).copy())
+        return self._at.problem.parameters(self.trajectories.vector(expert, snapshot))
 
     def _plan_segments(self, start: int) -> None:
         """Segments, and the mitigation that is paced by them."""
@@ -177,7 +178,7 @@ class TrajectoryMatching:
         latest = config.end_max - settings.length if settings.end_min is None else settings.end_min - 1
         return head_start(
             self._at.network,
-            self.trajectories.vector,
+            self._vector,
             self.trajectories.num_experts,
             max(0, latest),
             *self._at.problem.tensors("val"),

@@ -88,7 +88,8 @@ class RunFolder:
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Everything that the run needs to go on as if it had never stopped."""
         with atomic.replacing(self.checkpoint_path) as temporary:
-            torch.save(state, temporary)
+            # For any machine, whatever this one has.
+            torch.save(_on("cpu", state), temporary)
         self.place.push(self.checkpoint_path.name)
 
     def publish(self) -> None:
@@ -103,8 +104,11 @@ class RunFolder:
             shutil.copyfile(other / self.checkpoint_path.name, temporary)
         self.place.push(self.checkpoint_path.name)
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint, or None. Only tensors and plain values are read, never pickled objects."""
+    def load_checkpoint(self, device: str = "cpu") -> dict[str, Any] | None:
+        """The last checkpoint, or None. Only tensors and plain values are read, never pickled objects.
+
+        Its tensors are put on `device`.
+        """
         self.place.pull(self.checkpoint_path.name)
         if not self.checkpoint_path.is_file():
             return None
@@ -115,7 +119,19 @@ class RunFolder:
             raise StoreError(
                 f"{path} can't be read ({type(error).__name__}); remove it to start this run over"
             ) from error
-        return state
+        moved: dict[str, Any] = _on(device, state)
+        return moved
+
+
+def _on(device: str, state: Any) -> Any:
+    """The same state, its tensors on a device."""
+    if isinstance(state, torch.Tensor):
+        return state.to(device)
+    if isinstance(state, dict):
+        return {key: _on(device, value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_on(device, value) for value in state)
+    return state
 
 
 def _first_difference(held: Any, asked: Any, path: str = "") -> str:

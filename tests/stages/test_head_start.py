@@ -1,6 +1,5 @@
 """Where progressive segments begin, for experts that know as many images as they are told to."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -25,7 +24,7 @@ def found(knowledge, known_share, per_class, last=None):
     known = (images.flatten() < known_share).float()
 
     def vector(expert, snapshot):
-        return np.array([knowledge[snapshot]], np.float32)
+        return torch.tensor([knowledge[snapshot]])
 
     last = len(knowledge) - 1 if last is None else last
     return head_start(Knows(), vector, 2, last, images, labels, known, torch.Generator())

@@ -1,0 +1,83 @@
+"""Whatever is computed of a problem's tensors stays on its device: the same bits come of it as on the CPU."""
+
+import pytest
+import torch
+
+from ptm_ray.core.unroll import Plan
+from ptm_ray.evaluation.protocol import Job
+from ptm_ray.stages import trajectory_matching
+from ptm_ray.stages.experts import ExpertTrainer
+from ptm_ray.stages.scoring import Evaluator
+from tests.elsewhere import DEVICE, There, elsewhere
+from tests.small import InMemory, small_problem
+from tests.stages.test_distill import EVERYTHING, distillation
+from tests.stages.test_staged_matching import STAGED
+
+
+def test_the_device_would_notice():
+    with elsewhere():
+        one = torch.ones(3, device=DEVICE)
+        assert isinstance(one, There)
+        assert isinstance(one + 1, There)
+        assert not isinstance((one + 1).cpu(), There)
+        assert float((one + torch.ones(())).sum()) == 6
+        with pytest.raises(RuntimeError, match="two different devices"):
+            one + torch.ones(3)
+        with pytest.raises(RuntimeError, match="can't be changed"):
+            torch.zeros(()).add_(one.sum())
+
+
+SETTINGS = {
+    "ptm": {},
+    "everything": EVERYTHING,
+    "mtt": {"method": "mtt"},
+    "datm": {"method": "datm"},
+    "hoptm": {"method": "hoptm", "schedule": {"kind": "random"}},
+    "seqmatch": {**STAGED, "method": "seqmatch"},
+    "dm": {"method": "dm"},
+    "dsa": {"method": "dsa"},
+    "ncfm": {"method": "ncfm"},
+    "noise": {"images": {"init": "noise"}},
+    "k-means": {"images": {"init": "k-means", "optimiser": "sgd", "lr": 50.0}},
+    "natural": {"images": {"init": "real-natural"}, "outer_steps": 0},
+    "bfloat16": {"student": {"precision": "bfloat16"}, "experts": {"zca": True}},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_distillation(name, tmp_path, monkeypatch):
+    # Graphs are weighed by their storages, which this device's tensors don't have.
+    monkeypatch.setattr(trajectory_matching, "plan_for", lambda *_: Plan(2, 1))
+    problem = small_problem(**{"outer_steps": 6, **SETTINGS[name]})
+    trajectories = InMemory(problem)
+    here = distillation(problem, tmp_path / "here", trajectories=trajectories)
+    list(here.run())
+    with elsewhere():
+        list(distillation(problem.on(DEVICE), tmp_path / "there", trajectories=trajectories).run(stop_after=3))
+        # Which goes on from a checkpoint.
+        there = distillation(problem.on(DEVICE), tmp_path / "there", trajectories=trajectories)
+        list(there.run())
+        made = there.result()
+        assert isinstance(made.images, There)
+        assert torch.equal(made.images.cpu(), here.result().images)
+        assert torch.equal(made.labels().cpu(), here.result().labels())
+        assert there.selection.scores == here.selection.scores
+
+
+@pytest.mark.parametrize("settings", [{}, {"balanced": False, "logit_adjustment": 1.0}, {"flat_radius": 0.01}])
+def test_an_expert(settings):
+    problem = small_problem(experts=settings)
+    here = list(ExpertTrainer(problem).snapshots(1))
+    with elsewhere():
+        there = list(ExpertTrainer(problem.on(DEVICE)).snapshots(1))
+    assert all((one == other).all() for one, other in zip(here, there, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["random", "full", "synthetic"])
+def test_an_evaluation(kind):
+    problem, job = small_problem(), Job(kind, 0, "convnet", 0)
+    arrays = (torch.randn(6, 3, 16, 16).numpy(), torch.eye(3).repeat(2, 1).numpy())
+    here = Evaluator(problem).run(job, problem.training_set(*arrays), 2)
+    with elsewhere():
+        there = problem.on(DEVICE)
+        assert Evaluator(there).run(job, there.training_set(*arrays), 2) == here
