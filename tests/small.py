@@ -26,6 +26,7 @@ SETTINGS = {
         "full_steps": 20,
         "validate_every": 4,
         "validation_networks": 1,
+        "validation_steps": 20,
     },
 }
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import ptm_ray as ptm
+from ptm_ray.cli import main
 from tests.files import write_dataset
 from tests.processes import environment_without_ray
 from tests.small import small_dataset
@@ -37,6 +38,7 @@ steps = 5
 full_steps = 5
 validate_every = 2
 validation_networks = 1
+validation_steps = 20
 """
 
 
@@ -164,14 +166,30 @@ BAD = {
 
 @pytest.mark.usefixtures("distilled")
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_line_and_exit_code_2(case, folder):
+def test_bad_input_is_one_clear_line_and_exit_code_2(case, folder, monkeypatch, capsys):
+    """In this process, which has imported what each command would take seconds to."""
+    words, message = BAD[case]
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["ptm-ray", *words])
+    with pytest.raises(SystemExit) as stop:
+        main.main()
+    assert_refused(stop.value.code, *capsys.readouterr(), message)
+
+
+@pytest.mark.usefixtures("distilled")
+@pytest.mark.parametrize("case", ["no such command", "schedule", "too many images", "another run"])
+def test_the_installed_command_refuses_it_too(case, folder):
     words, message = BAD[case]
     said = ptm_ray(*words, cwd=folder)
-    assert said.returncode == 2
-    assert said.stdout == ""
-    assert len(said.stderr.strip().splitlines()) == 1
-    assert said.stderr.startswith("ptm-ray: ")
-    assert message in said.stderr
+    assert_refused(said.returncode, said.stdout, said.stderr, message)
+
+
+def assert_refused(code, out, err, message):
+    assert code == 2
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    assert err.startswith("ptm-ray: ")
+    assert message in err
 
 
 def test_doctor_and_the_module_say_the_same(folder):

@@ -15,7 +15,13 @@ from ptm_ray.errors import ConfigError, StoreError
 from tests.processes import workers_named
 from tests.small import SETTINGS, small_dataset
 
-QUICK = merge(SETTINGS, {"overlap": {"look_every": 3, "separate_steps": 1, "retrain_steps": 1, "threshold": 5.0}})
+QUICK = merge(
+    SETTINGS,
+    {
+        "overlap": {"look_every": 3, "separate_steps": 1, "retrain_steps": 1, "threshold": 5.0},
+        "evaluation": {"compare_with": []},
+    },
+)
 GRID = {"searcher": "grid", "settings": QUICK, "space": {"schedule.kind": ["count", "random"], "seed": [0, 1]}}
 METRIC = "validation_balanced_accuracy"
 

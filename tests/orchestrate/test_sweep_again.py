@@ -12,13 +12,14 @@ import pytest
 from pyarrow import fs
 
 import ptm_ray as ptm
+from ptm_ray.config.base import merge
 from ptm_ray.errors import PtmError
 from ptm_ray.store.places import Place
 from tests.files import write_dataset
 from tests.processes import environment_without_ray
 from tests.small import SETTINGS, small_dataset
 
-GRID = {"searcher": "grid", "settings": SETTINGS}
+GRID = {"searcher": "grid", "settings": merge(SETTINGS, {"evaluation": {"compare_with": []}})}
 
 SMALL_TOML = """
 searcher = "grid"
@@ -33,8 +34,10 @@ seeds = 1
 random_draws = 1
 steps = 5
 full_steps = 5
+compare_with = []
 validate_every = 4
 validation_networks = 1
+validation_steps = 20
 [space]
 seed = [0, 1]
 """

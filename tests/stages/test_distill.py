@@ -53,22 +53,28 @@ def without_clock(run):
     return [{key: value for key, value in vars(row).items() if key != "elapsed_s"} for row in run.rows]
 
 
+#: Outer steps after which a run is stopped; the second way stops it in mid-cycle.
+STOPS = ((1,), (4,), (3, 4, 2))
+OTHERS = (
+    {"method": "mtt"},
+    {"method": "datm"},
+    {"method": "mct"},
+    {"method": "tesla"},
+    {"method": "hoptm", "schedule": {"kind": "random"}, "matching": {"easy_every": 3}},
+    {"schedule": {"later_share": 0.5}},
+    {"images": {"optimiser": "sgd", "lr": 50.0}},
+    {"student": {"precision": "bfloat16"}, "experts": {"precision": "bfloat16"}},
+)
+
+
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "stops"),
     [
-        {},
-        EVERYTHING,
-        {"method": "mtt"},
-        {"method": "datm"},
-        {"method": "mct"},
-        {"method": "tesla"},
-        {"method": "hoptm", "schedule": {"kind": "random"}, "matching": {"easy_every": 3}},
-        {"schedule": {"later_share": 0.5}},
-        {"images": {"optimiser": "sgd", "lr": 50.0}},
-        {"student": {"precision": "bfloat16"}, "experts": {"precision": "bfloat16"}},
+        *(({}, stops) for stops in STOPS),
+        *((EVERYTHING, stops) for stops in STOPS),
+        *((settings, STOPS[-1]) for settings in OTHERS),
     ],
 )
-@pytest.mark.parametrize("stops", [(1,), (4,), (3, 4, 2)])
 def test_a_run_that_was_stopped_gives_the_same_images_bit_for_bit(tmp_path, settings, stops):
     problem = small_problem(**settings)
     trajectories = InMemory(problem)
@@ -132,7 +138,7 @@ def test_any_candidate_may_be_kept_the_first_included(tmp_path):
 def test_scoring_takes_about_a_fifth_of_the_work_however_segments_are_mixed(tmp_path, later_share):
     schedule = {"start": 0, "end_min": 1, "length": 1, "growth": 240, "later_share": later_share}
     student = {"steps_per_snapshot": 4.0, "steps_min": 2, "steps_max": 20, "batch_size": 6}
-    evaluation = {"validate_every": None, "steps": 40, "batch_size": 6}
+    evaluation = {"validate_every": None, "validation_steps": 100, "batch_size": 6}
     problem = small_problem(schedule=schedule, student=student, evaluation=evaluation, outer_steps=240)
     run = distillation(problem, tmp_path, ScriptedScorer(0.5))
     rows = list(run.run())
