@@ -266,7 +266,7 @@ def _trials(
     out: Place,
     watcher: Watcher,
 ) -> list[Any]:
-    """Runs the trials, or goes on with those that are unfinished; their results in the order they were drawn."""
+    """Runs the trials, or goes on with those that are unfinished; their results in the order of their names."""
     parts = {"asked": asked, "dataset": dataset, "buffers": buffers, "evaluators": evaluators}
     trainable = tune.with_resources(
         tune.with_parameters(trial, **parts), {"cpu": asked.cpus_per_trial, "gpu": asked.gpus_per_trial}
@@ -309,7 +309,9 @@ def _trials(
     # either says on standard output, which is for results, goes to standard error.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     with contextlib.redirect_stdout(sys.stderr):
-        return list(tuner.fit())
+        found = list(tuner.fit())
+    # Tune has another order once it was restored, and of equally good trials the first one's set is exported.
+    return sorted(found, key=lambda result: result.path)
 
 
 def concurrent_trials(asked: SweepConfig) -> int:
