@@ -94,9 +94,9 @@ def outer_steps_grow(root: Path) -> dict[str, Any]:
 
     from ptm_ray.config.files import resolve
     from ptm_ray.data.phantom import cellphantom
-    from ptm_ray.orchestrate.workers import Worker
     from ptm_ray.stages.distill import Distillation
     from ptm_ray.stages.experts import ExpertTrainer
+    from ptm_ray.stages.memory import keep_memory
     from ptm_ray.stages.problem import Problem
     from ptm_ray.stages.scoring import Evaluator, InlineScorer
     from ptm_ray.store.checkpoints import RunFolder
@@ -111,8 +111,9 @@ def outer_steps_grow(root: Path) -> dict[str, Any]:
         "evaluation": {"validate_every": 10**6},
     }
     problem = Problem(cellphantom(), resolve(settings))
-    Worker(problem)
+    # As a worker does.
     torch.set_num_threads(1)
+    keep_memory()
     vectors = list(ExpertTrainer(problem).snapshots(0))
 
     class One:

@@ -4,6 +4,9 @@ Written from the description of MTT (Cazenavette et al. 2022): a ConvNet whose p
 `create_graph` at every step, and one backward pass through all of them.
 """
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -11,6 +14,9 @@ from torch.nn import functional as F
 
 from ptm_ray.core import augment
 from ptm_ray.core.unroll import Batch
+
+#: Of experts.
+RATE = 0.01
 
 
 class PlainConvNet(nn.Module):
@@ -32,6 +38,18 @@ class PlainConvNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         out: Tensor = self.classifier(self.features(images).flatten(1))
         return out
+
+
+def plain_training(net: nn.Module, loader: Any, ops: Sequence[str], draw: torch.Generator) -> Iterator[None]:
+    """SGD at the published rate on one pass of a DataLoader after another, without end; yields after every step."""
+    optimiser = torch.optim.SGD(net.parameters(), lr=RATE)
+    while True:
+        for images, labels in loader:
+            seen = augment.apply(augment.draw(ops, len(images), draw), images)
+            optimiser.zero_grad()
+            F.cross_entropy(net(seen), labels).backward()
+            optimiser.step()
+            yield
 
 
 def plain_step(

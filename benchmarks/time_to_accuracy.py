@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-EPOCHS, BATCH, RATE, PUBLISHED_EXPERTS = 50, 256, 0.01, 100
+EPOCHS, BATCH, PUBLISHED_EXPERTS = 50, 256, 100
 #: Snapshots from a segment's start to its end.
 LENGTH = 2
 #: Seconds of matching between two of MTT's scores.
@@ -47,21 +47,18 @@ def experts(problem: Any, count: int) -> tuple[list[list[Any]], float]:
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
-    from ptm_ray.core import augment
+    from benchmarks.plain import plain_training
 
     loader = DataLoader(TensorDataset(*problem.tensors("train")), batch_size=BATCH, shuffle=True)
     draw, found, started = torch.Generator().manual_seed(0), [], time.perf_counter()
     for number in range(count):
         torch.manual_seed(number)
         net = plain_network(problem)
-        optimiser = torch.optim.SGD(net.parameters(), lr=RATE)
+        steps = plain_training(net, loader, problem.ops, draw)
         snapshots = [torch.nn.utils.parameters_to_vector(net.parameters()).detach()]
         for _ in range(EPOCHS):
-            for seen, target in loader:
-                seen = augment.apply(augment.draw(problem.ops, len(seen), draw), seen)
-                optimiser.zero_grad()
-                torch.nn.functional.cross_entropy(net(seen), target).backward()
-                optimiser.step()
+            for _ in range(len(loader)):
+                next(steps)
             snapshots.append(torch.nn.utils.parameters_to_vector(net.parameters()).detach())
         found.append(snapshots)
     return found, (time.perf_counter() - started) / count

@@ -37,27 +37,17 @@ def images_of(count: int, shape: tuple[int, int, int]) -> Any:
     return torch.randn(count, channels, side, side, generator=draw), torch.arange(count) % classes
 
 
-def plain_training(images: Any, labels: Any, shape: tuple[int, int, int], steps: int, batch: int) -> Any:
+def trained_plainly(images: Any, labels: Any, shape: tuple[int, int, int], steps: int, batch: int) -> Any:
     """The published loop for so many steps: a network trained on batches from a DataLoader."""
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
-    from benchmarks.plain import PlainConvNet
-    from ptm_ray.core import augment
+    from benchmarks.plain import PlainConvNet, plain_training
 
     net = PlainConvNet(*shape, WIDTH)
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
     loader = DataLoader(TensorDataset(images, labels), batch_size=min(batch, len(images)), shuffle=True, drop_last=True)
-    draw, done = torch.Generator().manual_seed(0), 0
-    while done < steps:
-        for seen, target in loader:
-            if done == steps:
-                break
-            seen = augment.apply(augment.draw(OPS, len(seen), draw), seen)
-            optimiser.zero_grad()
-            torch.nn.functional.cross_entropy(net(seen), target).backward()
-            optimiser.step()
-            done += 1
+    for _ in zip(range(steps), plain_training(net, loader, OPS, torch.Generator().manual_seed(0)), strict=False):
+        pass
     return net
 
 
@@ -84,7 +74,7 @@ def work(way: str, task: str) -> None:
 
     def plain() -> None:
         steps, batch = (EXPERT_STEPS, EXPERT_BATCH) if expert else (EVALUATION_STEPS, 256)
-        net = plain_training(images, labels, shape, steps, batch)
+        net = trained_plainly(images, labels, shape, steps, batch)
         if not expert:
             with torch.no_grad():
                 net(scored)

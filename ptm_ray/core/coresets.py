@@ -93,6 +93,7 @@ def coreset_rows(
     def choose(label: int, rows: Tensor) -> Tensor:
         with torch.no_grad():
             features = torch.cat([network.embed(theta, images[chunk]) for chunk in torch.split(rows, CHUNK)])
+        # One image after another is chosen, and k-means is scipy's.
         return rows[choice(features.cpu(), ipc, generator)]
 
     return pooled_rows(labels, ipc, names, generator, choose)

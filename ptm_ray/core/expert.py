@@ -91,6 +91,7 @@ def train_expert(
     """
     theta = theta.detach().clone()
     velocity = torch.zeros_like(theta)
+    # Where the generator is.
     rows = batches(labels.cpu(), batch_size, balanced, generator)
     step = 0
     for stop in snapshot_steps:

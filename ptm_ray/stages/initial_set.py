@@ -35,7 +35,7 @@ def initial_set(problem: Problem, trajectories: TrajectorySource, seeds: Seeds) 
     lr, draw = config.student.inner_lr or config.experts.lr, seeds.stream("initial images")
     if config.images.init == "noise":
         shape = (data.channels, data.resolution, data.resolution)
-        synthetic = from_noise(shape, data.num_classes, config.ipc, lr, draw).to(problem.device)
+        synthetic = from_noise(shape, data.num_classes, config.ipc, lr, draw)
     else:
         images, labels = problem.tensors("train")
         if config.images.init in BY_AN_EXPERT:
@@ -47,7 +47,8 @@ def initial_set(problem: Problem, trajectories: TrajectorySource, seeds: Seeds) 
         else:
             resample = config.images.init == "real-resampled"
             rows = balanced_rows(labels, config.ipc, data.class_names, draw, replacement=resample)
-        synthetic = from_real(images, labels, rows, data.num_classes, lr).to(problem.device)
+        synthetic = from_real(images, labels, rows, data.num_classes, lr)
+    synthetic = synthetic.to(problem.device)
     if config.images.soft_labels:
         classes = synthetic.classes
         if config.images.label_init == "experts":
