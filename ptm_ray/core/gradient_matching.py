@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ptm_ray.core.augment import Draw, apply_to_all
 from ptm_ray.core.by_class import ImageGradients, sum_over_classes
+from ptm_ray.core.gradient import gradient_in_images, loss_gradient
 from ptm_ray.core.params import Network
 from ptm_ray.core.types import Float, Int, Tensor
 
@@ -42,17 +43,6 @@ def gradient_distance(
     return torch.cat(layers).sum()
 
 
-def _class_gradient(
-    network: Network, theta: Tensor, images: Tensor, label: int, differentiable: bool
-) -> Float[Tensor, " params"]:
-    classes = torch.full((len(images),), label, device=images.device)
-    leaf = theta.detach().requires_grad_()
-    with torch.enable_grad():
-        loss = F.cross_entropy(network.logits(leaf, images), classes)
-        (gradient,) = torch.autograd.grad(loss, leaf, create_graph=differentiable)
-    return gradient
-
-
 def match_gradients(
     network: Network,
     theta: Float[Tensor, " params"],
@@ -68,9 +58,12 @@ def match_gradients(
     batch norm, whose statistics of one class would say what all of its images have in common.
     """
 
+    def of_class(label: int, seen: Tensor) -> Tensor:
+        return F.one_hot(torch.full((len(seen),), label, device=seen.device), network.num_classes).to(seen.dtype)
+
     def distance(label: int, synthetic: Tensor) -> Tensor:
         seen, seen_real = (apply_to_all(draws[label], side) for side in (synthetic, real[label]))
-        target = _class_gradient(network, theta, seen_real, label, differentiable=False)
-        return gradient_distance(network, _class_gradient(network, theta, seen, label, differentiable=True), target)
+        target = loss_gradient(network, theta, seen_real, of_class(label, seen_real), keep=False).gradient
+        return gradient_distance(network, gradient_in_images(network, theta, seen, of_class(label, seen)), target)
 
     return sum_over_classes(images, classes, real, distance)

@@ -6,8 +6,8 @@ natural currency: it is stored, subtracted and differentiated as it is. A `Netwo
 """
 
 import math
-from collections.abc import Iterator
-from typing import Protocol, cast
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -40,16 +40,21 @@ class _Ends(nn.Module):
 class Network:
     """An architecture as a function of a flat parameter vector; holds no parameters itself.
 
-    `name` and `settings` say which one it is, in files and messages.
+    `name` says which one it is, in files and messages. `by_hand` is a `gradient.LossGradient` of this architecture, to
+    be made from how a vector is cut, the vector, images, labels and whether to keep what its `along` needs; None where
+    autograd has to find it.
     """
 
     def __init__(self, module: nn.Module, name: str) -> None:
         self.name = name
+        self.by_hand: Callable[..., Any] | None = getattr(module, "by_hand", None)
         self._module = _Ends(module).to("meta")
         self._shapes = {key: value.shape for key, value in self._module.named_parameters()}
         self._sizes = [math.prod(shape) for shape in self._shapes.values()]
         self._buffers = dict(self._module.named_buffers())
         self.num_params = sum(self._sizes)
+        #: The linear head comes last, and its bias last in it.
+        self.num_classes = self._sizes[-1]
 
     @property
     def has_batch_statistics(self) -> bool:

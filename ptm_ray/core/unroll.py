@@ -14,14 +14,13 @@ later one: an approximation, kept for comparison.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn import functional as F
 
 from ptm_ray.core import augment
+from ptm_ray.core.gradient import Along, loss_gradient
 from ptm_ray.core.matching import Matching
 from ptm_ray.core.params import Network
 from ptm_ray.core.types import Float, Tensor
@@ -57,41 +56,32 @@ class Gradients(NamedTuple):
     log_lr: Float[Tensor, ""]
 
 
-def soft_cross_entropy(
-    logits: Float[Tensor, "batch classes"], labels: Float[Tensor, "batch classes"]
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy against label probabilities."""
-    return -(labels * F.log_softmax(logits, dim=1)).sum(1).mean()
-
-
-@dataclass
 class _Step:
-    """One inner step's leaves, and its gradient as a function of them."""
+    """One inner step: its gradient, and the way from there back to images and labels."""
 
-    theta: Tensor
-    images: Tensor
-    labels: Tensor
-    gradient: Tensor
+    def __init__(
+        self, network: Network, theta: Tensor, images: Tensor, labels: Tensor, batch: Batch, keep: bool = True
+    ) -> None:
+        self._images = images[batch.rows].requires_grad_(keep)
+        with torch.set_grad_enabled(keep):
+            self._seen = augment.apply(batch.draw, self._images)
+        self._of_loss = loss_gradient(network, theta, self._seen.detach(), labels[batch.rows], keep)
+        self.gradient = self._of_loss.gradient.detach()
+        self.kept_bytes = self._of_loss.kept_bytes
 
-
-def _inner_step(network: Network, theta: Tensor, images: Tensor, labels: Tensor, batch: Batch) -> _Step:
-    leaves = [t.detach().requires_grad_() for t in (theta, images[batch.rows], labels[batch.rows])]
-    with torch.enable_grad():
-        seen = augment.apply(batch.draw, leaves[1])
-        loss = soft_cross_entropy(network.logits(leaves[0], seen), leaves[2])
-        (gradient,) = torch.autograd.grad(loss, leaves[0], create_graph=True)
-    return _Step(leaves[0], leaves[1], leaves[2], gradient)
+    def along(self, direction: Tensor, in_theta: bool = True) -> Along:
+        """Derivatives of ⟨gradient, direction⟩ in θ, and in the rows of images and labels that were drawn."""
+        found = self._of_loss.along(direction, in_theta)
+        if self._seen is self._images:
+            return found
+        (images,) = torch.autograd.grad(self._seen, self._images, found.images)
+        return found._replace(images=images)
 
 
 def _plain_gradient(
     network: Network, theta: Tensor, images: Tensor, labels: Tensor, batch: Batch
 ) -> Float[Tensor, " params"]:
-    theta = theta.detach().requires_grad_()
-    with torch.enable_grad():
-        seen = augment.apply(batch.draw, images[batch.rows])
-        loss = soft_cross_entropy(network.logits(theta, seen), labels[batch.rows])
-        (gradient,) = torch.autograd.grad(loss, theta)
-    return gradient
+    return _Step(network, theta, images, labels, batch, keep=False).gradient
 
 
 def roll_out(
@@ -135,8 +125,8 @@ def matching_gradients(
     stored: dict[int, Tensor] = {}
     for k, batch in enumerate(batches):
         if k >= last - plan.keep:
-            kept[k] = _inner_step(network, theta, images, labels, batch)
-            gradient = kept[k].gradient.detach()
+            kept[k] = _Step(network, theta, images, labels, batch)
+            gradient = kept[k].gradient
         else:
             if k % plan.spacing == 0:
                 stored[k] = theta
@@ -158,15 +148,13 @@ def matching_gradients(
             for j in range(k - k % plan.spacing, k):
                 if j + 1 not in stored:
                     stored[j + 1] = stored[j] - lr * _plain_gradient(network, stored[j], images, labels, batches[j])
-        step = kept.pop(k, None) or _inner_step(network, stored.pop(k), images, labels, batches[k])
-        s = step.gradient @ v
-        leaves = (step.images, step.labels, step.theta) if exact else (step.images, step.labels)
-        along = torch.autograd.grad(s, leaves)
-        grad_lr -= s.detach()
-        grad_images.index_add_(0, rows, along[0], alpha=-1.0)
-        grad_labels.index_add_(0, rows, along[1], alpha=-1.0)
-        if exact:
-            v = v - lr * along[2]
+        step = kept.pop(k, None) or _Step(network, stored.pop(k), images, labels, batches[k])
+        grad_lr -= step.gradient @ v
+        along = step.along(v, in_theta=exact)
+        grad_images.index_add_(0, rows, along.images, alpha=-1.0)
+        grad_labels.index_add_(0, rows, along.labels, alpha=-1.0)
+        if along.theta is not None:
+            v = v - lr * along.theta
     return Gradients(loss.detach(), grad_images * lr, grad_labels * lr, grad_lr * lr)
 
 
@@ -186,8 +174,8 @@ def graph_bytes(
         return tensor
 
     with saved_tensors_hooks(note, lambda tensor: tensor):
-        _inner_step(network, start, images.detach(), labels.detach(), batch)
-    return sum(seen.values())
+        step = _Step(network, start, images.detach(), labels.detach(), batch)
+    return step.kept_bytes + sum(seen.values())
 
 
 def plan_for(

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from ptm_ray.core import augment
+from ptm_ray.core.gradient import loss_gradient
 from ptm_ray.core.params import Network
 from ptm_ray.core.types import Float, Tensor
-from ptm_ray.core.unroll import soft_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,8 @@ def train(
             order, used = torch.randperm(len(images), generator=generator), 0
         rows, used = order[used : used + size], used + size
         lr = recipe.lr * (0.1 if step >= (1 - recipe.decay_share) * recipe.steps else 1.0)
-        leaf = theta.requires_grad_()
         seen = augment.apply(augment.draw(recipe.ops, size, generator), images[rows])
-        loss = soft_cross_entropy(network.logits(leaf, seen, state), labels[rows])
-        (gradient,) = torch.autograd.grad(loss, leaf)
-        theta = theta.detach()
+        gradient = loss_gradient(network, theta, seen, labels[rows], keep=False, state=state).gradient
         velocity = recipe.momentum * velocity + gradient + recipe.weight_decay * theta
         theta = theta - lr * velocity
     return Trained(theta, state)

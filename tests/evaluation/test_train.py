@@ -123,7 +123,7 @@ class Watching(Network):
 def test_every_image_is_seen_equally_often():
     images = torch.arange(10.0).view(-1, 1, 1, 1).expand(10, 3, 16, 16)
     targets = F.one_hot(torch.arange(10) % 2).float()
-    watching = Watching(ConvNet(3, 16, 2, width=8, depth=2), "convnet")
+    watching = Watching(ConvNet(3, 16, 2, width=8, depth=2, norm="group"), "convnet")
     train(watching, images, targets, recipe(steps=6, batch_size=5, ops=()), torch.Generator())
     passes = [sorted(watching.seen[k] + watching.seen[k + 1]) for k in (0, 2, 4)]
     assert passes == [list(range(10))] * 3

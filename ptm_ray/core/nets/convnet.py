@@ -4,13 +4,15 @@ Source: Gidaris & Komodakis 2018, as used by DC, DM and MTT.
 """
 
 import itertools
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptm_ray.core.nets.blocks import avg_pool, norm_relu_pool
-from ptm_ray.core.nets.layers import norm_layer
+from ptm_ray.core.nets.by_hand import ConvNetGradient
+from ptm_ray.core.nets.layers import EPS, norm_layer
 
 POOLINGS = ("avg", "max")
 
@@ -64,6 +66,8 @@ class ConvNet(nn.Module):
         self._half = precision == "bfloat16"
         self._pool = avg_pool if pooling == "avg" else _max_pool
         self._fused = norm == "instance" and pooling == "avg"
+        #: See `Network.by_hand`.
+        self.by_hand = partial(ConvNetGradient, eps=EPS, half=self._half) if self._fused else None
         self.classifier = nn.Linear(width * (resolution // 2**depth) ** 2, classes)
 
     def features(self, images: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ import math
 from torch import nn
 
 NORMS = ("instance", "group", "batch", "none")
+#: Added to variances.
+EPS = 1e-5
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
@@ -15,7 +17,7 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
     divides them.
     """
     if norm == "instance":
-        return nn.GroupNorm(channels, channels)
+        return nn.GroupNorm(channels, channels, EPS)
     if norm == "group":
         return nn.GroupNorm(math.gcd(channels, max(1, channels // 16)), channels)
     if norm == "batch":
