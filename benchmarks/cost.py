@@ -133,7 +133,7 @@ def outer_steps_grow(root: Path) -> dict[str, Any]:
 
 def student_steps_grow() -> dict[str, Any]:
     """Gradients of a segment, the middle of three."""
-    from benchmarks.speed import Case, Measured
+    from benchmarks.matching_step import Case, Measured
 
     seconds = []
     for steps in STUDENT_STEPS:

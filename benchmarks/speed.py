@@ -1,191 +1,77 @@
-"""Seconds of a matching step beside the published way, and how near they come to this machine's own rate.
+"""How fast matching, experts and evaluation are: beside the published way, and beside what this machine can do at most.
 
-    python -m benchmarks.speed [--steps 10 20 40] [--images 2 20 90]
+    python -m benchmarks.speed [--record FILE] [--against FILE] [--images 2 20 90] [--steps 10 20 40]
 
-Every way runs in a process of its own that stays alive, and their measurements take turns, so that whatever else the
-machine does falls on all of them. The plain way runs as it was published: its own threads, no allocator settings. Ours
-runs as a worker runs it, but with as many threads, so that cores are not what is compared. Ratios are of medians.
+All ways of a row take turns in one run, so that a ratio holds though machines differ and rest; what runs is described
+in `matching_step.py`, `training.py` and `plain.py`. Counted work is the least that an exact gradient takes, in forward
+passes: 9 for a student step and the way back through it, 3 for a training step. Its rate is set against that of the
+machine's best convolution of the same precision, measured before all else.
+
+`--record` writes what was measured; `--against` puts an earlier record's ratios beside today's.
 """
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
-from dataclasses import asdict, dataclass
+import os
+from pathlib import Path
 from typing import Any
 
-WAYS = ("plain", "stored", "recompute", "bfloat16")
-ROUNDS = 3
-WIDTH = 128
+from benchmarks.machine import rates
+from benchmarks.matching_step import WIDTH, Case
+from benchmarks.matching_step import compare as compare_steps
+from benchmarks.training import SHAPES
+from benchmarks.training import compare as compare_training
+
+COLUMNS = ("", "way", "times as fast as published", "counted work, of the best convolution", "peak memory, MiB")
 
 
-@dataclass(frozen=True)
-class Case:
-    """A synthetic set and a number of student steps that each see all of it."""
-
-    images: int
-    steps: int
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, pixels a side, classes."""
-        return (3, 32, 9) if self.images >= 90 else (1, 28, 2)
-
-    def forward_flops(self) -> float:
-        """Of one image: two for every multiplication in convolutions and head."""
-        channels, side, classes = self.shape
-        flops = 0.0
-        for block in range(3):
-            flops += 2 * 9 * (WIDTH if block else channels) * WIDTH * side * side
-            side //= 2
-        return flops + 2 * WIDTH * side * side * classes
-
-    def counted_flops(self) -> float:
-        """The least that an exact gradient takes: a step's gradient is 3 forward passes, its derivative 6 more."""
-        return 9 * self.steps * self.images * self.forward_flops()
-
-
-class Measured:
-    """What one process measures: a way on a case."""
-
-    def __init__(self, way: str, case: Case) -> None:
-        import torch
-
-        from benchmarks.plain import PlainConvNet, plain_step
-        from ptm_ray.core import nets
-        from ptm_ray.core.seeds import Seeds
-        from ptm_ray.core.synthetic import from_noise, inner_batches
-        from ptm_ray.core.unroll import RECOMPUTE, matching_gradients, plan_for
-
-        channels, resolution, classes = case.shape
-        draw = Seeds(0).stream("speed benchmark")
-        made = from_noise((channels, resolution, resolution), classes, case.images // classes, 0.01, draw)
-        ops = ("scale", "rotate", "crop", "cutout", "brightness", "contrast")
-        batches = inner_batches(len(made.images), case.images, case.steps, ops, draw)
-        if way == "plain":
-            net = PlainConvNet(channels, resolution, classes, WIDTH)
-            start = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
-            target = start + 0.01 * torch.randn(start.shape, generator=draw)
-            self.step = lambda: plain_step(net, start, target, made.images, made.classes, torch.tensor(0.01), batches)
-            return
+def lines(found: dict[str, Any], best: dict[str, float], before: dict[tuple[str, str], float]) -> list[str]:
+    """Of the table: one for each way."""
+    shown = []
+    for way, seconds in found["seconds"].items():
         precision = "bfloat16" if way == "bfloat16" else "float32"
-        sizes = {"channels": channels, "resolution": resolution, "classes": classes, "width": WIDTH, "depth": 3}
-        network = nets.build("convnet", **sizes, precision=precision)
-        start = network.init(draw)
-        target = start + 0.01 * torch.randn(start.shape, generator=draw)
-        labels = made.labels()
-        plan = RECOMPUTE
-        if way != "recompute":
-            plan = plan_for(20 * 2**30, network, start, made.images, labels, batches)
-        self.step = lambda: matching_gradients(
-            network, start, target, made.images, labels, made.log_lr, batches, plan=plan
-        )
+        times = found["seconds"]["plain"] / seconds
+        then = before.get((found["what"], way))
+        rate = found["flops"] / seconds / best[f"convolution, {precision}"]
+        peak = f"{found['peak_mib'][way]:.0f}" if "peak_mib" in found else ""
+        said = f"{times:.2f}×" + (f" (before: {then:.2f}×)" if then else "")
+        shown.append(f"| {found['what']} | {way} | {said} | {rate:.0%} | {peak} |")
+    return shown
 
 
-def work(way: str, case: Case) -> None:
-    """The process: seconds for every line it reads, and the peak resident set in MiB."""
-    import resource
-    import time
-
-    from ptm_ray.stages.memory import keep_memory
-
-    if way != "plain":
-        keep_memory()
-    measured = Measured(way, case)
-    for _ in sys.stdin:
-        started = time.perf_counter()
-        measured.step()
-        seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps([seconds, peak]), flush=True)
-
-
-class Runner:
-    """A process that measures one way of one case whenever it is asked."""
-
-    def __init__(self, way: str, case: Case) -> None:
-        words = [sys.executable, "-m", "benchmarks.speed", "--work", way, json.dumps(asdict(case))]
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self) -> tuple[float, float]:
-        """Seconds, and MiB at the most so far."""
-        to, back = self._process.stdin, self._process.stdout
-        assert to is not None
-        assert back is not None
-        to.write("again\n")
-        to.flush()
-        seconds, peak = json.loads(back.readline())
-        return seconds, peak
-
-    def stop(self) -> None:
-        self._process.communicate()
-
-
-def convolution_rate() -> float:
-    """The machine's best floating-point operations a second in a float32 convolution of the network's own kind."""
-    import time
-
-    import torch
-
-    x, w = torch.randn(90, WIDTH, 16, 16), torch.randn(WIDTH, WIDTH, 3, 3)
-    best = 0.0
-    for _ in range(12):
-        started = time.perf_counter()
-        torch.nn.functional.conv2d(x, w, padding=1)
-        best = max(best, 2 * 9 * WIDTH * WIDTH * 16 * 16 * 90 / (time.perf_counter() - started))
-    return best
-
-
-def compare(case: Case, peak_rate: float) -> dict[str, Any]:
-    """Medians of all ways, measured in turns; the first turn only warms up."""
-    runners = {way: Runner(way, case) for way in WAYS}
-    taken: dict[str, list[float]] = {way: [] for way in WAYS}
-    memory = {}
-    for turn in range(ROUNDS + 1):
-        for way, runner in runners.items():
-            seconds, memory[way] = runner.ask()
-            if turn:
-                taken[way].append(seconds)
-    for runner in runners.values():
-        runner.stop()
-    median = {way: statistics.median(values) for way, values in taken.items()}
+def ratios(record: dict[str, Any]) -> dict[tuple[str, str], float]:
+    """Times as fast as the plain way, by row and way."""
     return {
-        **asdict(case),
-        "seconds": median,
-        "times_plain": {way: median["plain"] / median[way] for way in WAYS},
-        "of_convolution_rate": {way: case.counted_flops() / median[way] / peak_rate for way in WAYS},
-        "peak_mib": memory,
+        (row["what"], way): row["seconds"]["plain"] / seconds
+        for row in record["rows"]
+        for way, seconds in row["seconds"].items()
     }
 
 
 def main() -> None:
+    import torch
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 40], help="student steps")
-    parser.add_argument("--images", type=int, nargs="+", default=[2, 20, 90], help="images of the synthetic set")
-    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, nargs="*", default=[10, 20, 40], help="student steps")
+    parser.add_argument("--images", type=int, nargs="*", default=[2, 20, 90], help="images of the synthetic set")
+    parser.add_argument("--record", type=Path, help="JSON file to write")
+    parser.add_argument("--against", type=Path, help="JSON file of an earlier run")
     asked = parser.parse_args()
-    if asked.work:
-        work(asked.work[0], Case(**json.loads(asked.work[1])))
-        return
-    rate = convolution_rate()
-    print(f"best convolution: {rate / 1e9:.0f} GFLOP/s, float32, all threads")
-    columns = ("images", "student steps", "plain, s", *WAYS[1:], "stored, of the convolution rate", "peak MiB")
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    record = []
-    for images in asked.images:
-        for steps in asked.steps:
-            found = compare(Case(images, steps), rate)
-            record.append(found)
-            times, peak = found["times_plain"], found["peak_mib"]
-            shown = [
-                *(str(images), str(steps), f"{found['seconds']['plain']:.2f}"),
-                *(f"{times[way]:.2f}×" for way in WAYS[1:]),
-                f"{found['of_convolution_rate']['stored']:.0%}",
-                ", ".join(f"{way} {peak[way]:.0f}" for way in WAYS),
-            ]
-            print(f"| {' | '.join(shown)} |", flush=True)
-    print(json.dumps({"convolution_rate": rate, "cases": record}))
+    before = ratios(json.loads(asked.against.read_text())) if asked.against else {}
+    best = rates(WIDTH)
+    print(", ".join(f"{name}: {rate / 1e9:.0f} GFLOP/s" for name, rate in best.items()))
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+    rows = []
+    measures = [
+        *((compare_steps, Case(images, steps)) for images in asked.images for steps in asked.steps),
+        *((compare_training, task) for task in ("experts", *map(str, SHAPES))),
+    ]
+    for measure, what in measures:
+        rows.append(measure(what))  # type: ignore[operator]
+        print("\n".join(lines(rows[-1], best, before)), flush=True)
+    if asked.record:
+        machine = {"cores": os.cpu_count(), "torch": torch.__version__, "rates": best}
+        asked.record.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

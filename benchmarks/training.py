@@ -1,21 +1,20 @@
-"""Experts and evaluation on the whole machine beside the published loops, measured in turns.
-
-    python -m benchmarks.training
+"""Seconds of experts and of evaluation on the whole machine. `python -m benchmarks.speed` asks for them.
 
 The published loop (MTT, from its description) trains one network at a time in one process with the framework's own
 threads and layers, images coming from a DataLoader. Ours trains as workers do: a process of one thread on every core,
-images resident, memory kept. Both train the ConvNet of width 128 with the same batches and augmentation. Ratios are of
-medians.
+images resident, memory kept. Both train the ConvNet of width 128 with the same batches and augmentation, and their
+measurements take turns. Ratios are of medians.
 """
 
-import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
+
+from benchmarks.machine import forward_flops
 
 ROUNDS = 3
 WIDTH = 128
@@ -122,8 +121,11 @@ class Crew:
             member.communicate()
 
 
-def compare(task: str, ways: Sequence[str], networks: int) -> dict[str, Any]:
-    """Medians of all ways, in turns; the first turn only warms up."""
+def compare(task: str) -> dict[str, Any]:
+    """Medians of all ways, in turns; the first turn only warms up. The task: "experts", or images of a set."""
+    expert = task == "experts"
+    ways = ("plain", "float32", "bfloat16") if expert else ("plain", "float32")
+    networks = 2 * (os.cpu_count() or 1) if expert else NETWORKS
     crews = {way: Crew(way, task) for way in ways}
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(ROUNDS + 1):
@@ -133,24 +135,15 @@ def compare(task: str, ways: Sequence[str], networks: int) -> dict[str, Any]:
                 taken[way].append(seconds)
     for crew in crews.values():
         crew.stop()
-    median = {way: statistics.median(values) for way, values in taken.items()}
-    return {"task": task, "seconds": median, "times_plain": {way: median["plain"] / median[way] for way in ways}}
-
-
-def main() -> None:
-    if len(sys.argv) == 3:
-        work(*sys.argv[1:])
-        return
-    record = [
-        compare("experts", ("plain", "ours", "bfloat16"), networks=2 * (os.cpu_count() or 1)),
-        *(compare(str(images), ("plain", "ours"), NETWORKS) for images in SHAPES),
-    ]
-    for found in record:
-        what = "experts" if found["task"] == "experts" else f"evaluation of {NETWORKS} networks, {found['task']} images"
-        ratios = ", ".join(f"{way} {ratio:.2f}×" for way, ratio in found["times_plain"].items() if way != "plain")
-        print(f"{what}: {ratios} (plain {found['seconds']['plain']:.1f} s)", flush=True)
-    print(json.dumps(record))
+    # A training step is three forward passes.
+    shape = SHAPES[20] if expert else SHAPES[int(task)]
+    passes = 3 * EXPERT_STEPS * EXPERT_BATCH if expert else 3 * EVALUATION_STEPS * int(task) + SCORED
+    return {
+        "what": "experts" if expert else f"evaluation of {NETWORKS} networks, {task} images",
+        "seconds": {way: statistics.median(values) for way, values in taken.items()},
+        "flops": networks * passes * forward_flops(shape, WIDTH),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    work(*sys.argv[1:])

@@ -80,10 +80,12 @@ def avg_pool(x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "
 
 
 class Statistics(NamedTuple):
-    """Of every map: its mean, and 1 / √(variance + ε)."""
+    """Of every map: its mean, 1 / √(variance + ε), and the line that norm, scale and shift are: γ x̂ + β."""
 
     mean: Float[Tensor, "batch maps"]
     rstd: Float[Tensor, "batch maps"]
+    slope: Float[Tensor, "batch maps"]
+    offset: Float[Tensor, "batch maps"]
 
 
 class Scale(NamedTuple):
@@ -121,21 +123,21 @@ def _no_statistics(maps: int, device: torch.device, dtype: torch.dtype) -> tuple
     return torch.zeros(maps, device=device, dtype=dtype), torch.ones(maps, device=device, dtype=dtype)
 
 
-def _means(
+def _sums(
     v: Float[Tensor, "batch maps height width"],
     x: Float[Tensor, "batch maps height width"],
     mean: Float[Tensor, "batch maps"],
     rstd: Float[Tensor, "batch maps"],
 ) -> tuple[Float[Tensor, "batch maps"], Float[Tensor, "batch maps"]]:
-    """Of each map, mean(v) and mean(v x̂), x̂ = (x − mean) · rstd.
+    """Of each map, Σ v and Σ v x̂, x̂ = (x − mean) · rstd.
 
-    The gradients of a group norm's shift and scale are the sums of these, found in one pass that writes no map.
+    They are the gradients of a group norm's shift and scale, which come in one pass that writes no map.
     """
     pixels, maps = v.shape[2] * v.shape[3], mean.numel()
     # It wants a scale, though these two don't depend on it.
     given = v.view(1, maps, -1), x.view(1, maps, -1), mean.view(1, maps), rstd.view(1, maps), rstd.view(-1)
     _, hat, plain = torch.ops.aten.native_group_norm_backward(*given, 1, maps, pixels, maps, [False, True, True])
-    return plain.view_as(mean).div_(pixels), hat.view_as(mean).div_(pixels)
+    return plain.view(mean.shape), hat.view(mean.shape)
 
 
 def _where_active_(v: Tensor, normed: Tensor) -> Tensor:
@@ -144,18 +146,13 @@ def _where_active_(v: Tensor, normed: Tensor) -> Tensor:
     return out
 
 
-def _normed(x: Tensor, scale: Scale, stats: Statistics) -> Tensor:
-    """γ x̂ + β"""
-    slope = scale.weight * stats.rstd
-    return _line(x, slope, torch.addcmul(scale.bias, slope, stats.mean, value=-1))
-
-
 def forward(x: Tensor, scale: Scale, eps: float) -> tuple[Tensor, Statistics]:
-    """p = pool(relu(γ x̂ + β)), x̂ = (x − μ) r of each map, r = 1 / √(σ² + ε); and μ, r."""
+    """p = pool(relu(γ x̂ + β)), x̂ = (x − μ) r of each map, r = 1 / √(σ² + ε); and what is known of the maps."""
     images, maps, height, width = x.shape
     # Instance norm is group norm with a group per map.
-    y, *stats = torch.native_group_norm(x, *scale, images, maps, height * width, maps, eps)
-    return _pooled(y.relu_()), Statistics(*stats)
+    y, mean, rstd = torch.native_group_norm(x, *scale, images, maps, height * width, maps, eps)
+    slope = scale.weight * rstd
+    return _pooled(y.relu_()), Statistics(mean, rstd, slope, torch.addcmul(scale.bias, slope, mean, value=-1))
 
 
 def gradient(grad: Tensor, x: Tensor, scale: Scale, stats: Statistics) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,21 +161,23 @@ def gradient(grad: Tensor, x: Tensor, scale: Scale, stats: Statistics) -> tuple[
     With P(v) = v − mean v − x̂ · mean(v x̂) and g the gradient of γ x̂ + β: ∂x = γ r P(g), ∂γ = Σ g x̂, ∂β = Σ g.
     """
     images, maps, height, width = x.shape
-    g = _where_active_(_unpooled(grad, height, width), _normed(x, scale, stats))
+    g = _where_active_(_unpooled(grad, height, width), _line(x, stats.slope, stats.offset))
     sizes = images, maps, height * width, maps
     of_x, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(
-        g, x, *stats, scale.weight, *sizes, [True, True, True]
+        g, x, stats.mean, stats.rstd, scale.weight, *sizes, [True, True, True]
     )
     return of_x, of_weight, of_bias
 
 
-def move(dot: Tensor, x: Tensor, scale: Scale, dot_scale: Scale, stats: Statistics) -> Moved:
+def move(dot: Tensor, x: Tensor, dot_scale: Scale, stats: Statistics) -> Moved:
     """p as x, γ and β move by ẋ, γ̇ and β̇: γ x̂ + β moves by γ r P(ẋ) + γ̇ x̂ + β̇."""
-    mean, mean_hat = _means(dot, x, *stats)
-    slope = scale.weight * stats.rstd
-    of_x = (dot_scale.weight - slope * mean_hat) * stats.rstd
-    moved = _line(x, of_x, dot_scale.bias - slope * mean - of_x * stats.mean).addcmul_(dot, _per_map(slope))
-    return Moved(dot, _pooled(_where_active_(moved, _normed(x, scale, stats))), mean, mean_hat)
+    mu, r, slope, offset = stats
+    total, total_hat = _sums(dot, x, mu, r)
+    pixels = x.shape[2] * x.shape[3]
+    mean, mean_hat = total / pixels, total_hat / pixels
+    of_x = (dot_scale.weight - slope * mean_hat) * r
+    moved = _line(x, of_x, dot_scale.bias - slope * mean - of_x * mu).addcmul_(dot, _per_map(slope))
+    return Moved(dot, _pooled(_where_active_(moved, _line(x, slope, offset))), mean, mean_hat)
 
 
 def gradient_moved(
@@ -191,26 +190,24 @@ def gradient_moved(
     """
     height, width = x.shape[2:]
     (weight, _), (dot_weight, _) = scales
-    dot, k, k_hat = moved.x, moved.mean, moved.mean_hat
-    mu, r = stats
-    normed = _normed(x, scales[0], stats)
+    mu, r, slope, offset = stats
+    dot, k, rk_hat = moved.x, moved.mean, r * moved.mean_hat
+    normed = _line(x, slope, offset)
     g, dot_g = (_where_active_(_unpooled(grad, height, width), normed) for grad in grads)
-    (g_mean, g_hat), (dot_g_mean, dot_g_hat) = (_means(v, x, *stats) for v in (g, dot_g))
-    g_dot = _means(g, dot, *(plain.view_as(r) for plain in _no_statistics(r.numel(), r.device, r.dtype)))[1]
-    # mean(g x̂) moves by this as g and as x̂ does.
-    hat_moved = dot_g_hat + r * (g_dot - k * g_mean - k_hat * g_hat)
-    # q = γ g moves by γ ġ + γ̇ g: its mean and its mean with x̂, and how they move.
-    q_mean, q_hat = weight * g_mean, weight * g_hat
-    dot_q_mean = dot_weight * g_mean + weight * dot_g_mean
-    dot_q_hat = dot_weight * g_hat + weight * hat_moved
-    # ∂x is this times x̂ and more.
-    rk_hat = r * k_hat
-    of_x_hat = r * (2 * rk_hat * q_hat - dot_q_hat)
-    out = _line(x, r * of_x_hat, r * (rk_hat * q_mean + r * k * q_hat - dot_q_mean - of_x_hat * mu))
-    out.addcmul_(dot, _per_map(-r * r * q_hat)).addcmul_(dot_g, _per_map(r * weight))
-    out.addcmul_(g, _per_map(r * (dot_weight - rk_hat * weight)))
-    of_weight, of_bias = (means.sum(0).mul_(height * width) for means in (hat_moved, dot_g_mean))
-    return out, of_weight, of_bias
+    (g_sum, g_hat), (dot_g_sum, dot_g_hat) = (_sums(v, x, mu, r) for v in (g, dot_g))
+    g_dot = _sums(g, dot, *(plain.view(r.shape) for plain in _no_statistics(r.numel(), r.device, r.dtype)))[1]
+    # Σ g x̂ moves by this as g and as x̂ does.
+    hat_moved = dot_g_hat + r * (g_dot - k * g_sum) - rk_hat * g_hat
+    # ∂x needs means over pixels of q = γ g and of q x̂, and how they move as q does by γ ġ + γ̇ g: here r times those.
+    share = r / (height * width)
+    q, q_hat = weight * g_sum, weight * g_hat
+    dot_q, dot_q_hat = dot_weight * g_sum + weight * dot_g_sum, dot_weight * g_hat + weight * hat_moved
+    of_x = share * r * (2 * rk_hat * q_hat - dot_q_hat)
+    of_dot = share * r * q_hat
+    out = _line(x, of_x, share * (rk_hat * q - dot_q) + of_dot * k - of_x * mu)
+    out.addcmul_(dot, _per_map(of_dot), value=-1).addcmul_(dot_g, _per_map(slope))
+    out.addcmul_(g, _per_map(r * dot_weight - rk_hat * slope))
+    return out, hat_moved.sum(0), dot_g_sum.sum(0)
 
 
 class _NormReluPool(torch.autograd.Function):
@@ -239,9 +236,9 @@ class _NormReluPoolBackward(torch.autograd.Function):
         grad, x, *rest = ctx.saved_tensors
         scale, stats = Scale(*rest[:2]), Statistics(*rest[2:])
         along = Scale(*grads[1:])
-        moved = move(grads[0].contiguous(), x, scale, along, stats)
+        moved = move(grads[0].contiguous(), x, along, stats)
         of_x, of_weight, _ = gradient_moved((grad, torch.zeros_like(grad)), x, (scale, along), stats, moved)
-        return moved.pooled, of_x, of_weight, None, None, None
+        return moved.pooled, of_x, of_weight, *[None] * 5
 
 
 def norm_relu_pool(

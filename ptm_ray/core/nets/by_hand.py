@@ -65,14 +65,17 @@ class _Convolution:
     def cast(self, x: Tensor) -> Tensor:
         return x.bfloat16() if self._half else x
 
+    def _restored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return x.to(dtype) if self._half else x
+
     def __call__(self, x: Tensor, kernel: Tensor) -> Tensor:
-        return F.conv2d(x, self.cast(kernel), padding=1).to(kernel.dtype)
+        return self._restored(F.conv2d(x, self.cast(kernel), padding=1), kernel.dtype)
 
     def back(self, grad: Tensor, x: Tensor, kernel: Tensor, wanted: tuple[bool, bool]) -> tuple[Any, Any]:
         """Gradients of input and kernel; None for what is not wanted."""
         geometry = [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [*wanted, False]
         found = torch.ops.aten.convolution_backward(grad, x, self.cast(kernel), None, *geometry)
-        of_x, of_kernel = (part if part is None else part.to(kernel.dtype) for part in found[:2])
+        of_x, of_kernel = (part if part is None else self._restored(part, kernel.dtype) for part in found[:2])
         return of_x, of_kernel
 
 
@@ -172,13 +175,13 @@ class ConvNetGradient:
     def _forward_moved(self, dots: Parts) -> list[Moved]:
         convolution, parts = self._convolution, self._parts
         moves: list[Moved] = []
-        for block, kernel, scale, dot_kernel, dot_scale in zip(
-            self._blocks, parts.kernels, parts.scales, dots.kernels, dots.scales, strict=True
+        for block, kernel, dot_kernel, dot_scale in zip(
+            self._blocks, parts.kernels, dots.kernels, dots.scales, strict=True
         ):
             dot = convolution(block.given, dot_kernel)
             if moves:
                 dot += convolution(convolution.cast(moves[-1].pooled), kernel)
-            moves.append(blocks.move(dot, block.convolved, scale, dot_scale, block.stats))
+            moves.append(blocks.move(dot, block.convolved, dot_scale, block.stats))
         return moves
 
     def _backward_moved(

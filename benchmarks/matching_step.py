@@ -1,0 +1,136 @@
+"""Seconds of a matching step, ours and the published way's. `python -m benchmarks.speed` asks for them.
+
+Every way runs in a process of its own that stays alive, and their measurements take turns, so that whatever else the
+machine does falls on all of them. The plain way runs as it was published: its own threads, no allocator settings. Ours
+runs as a worker runs it, but with as many threads, so that cores are not what is compared. Ratios are of medians.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.machine import forward_flops
+
+WAYS = ("plain", "stored", "recompute", "bfloat16")
+ROUNDS = 3
+WIDTH = 128
+
+
+@dataclass(frozen=True)
+class Case:
+    """A synthetic set and a number of student steps that each see all of it."""
+
+    images: int
+    steps: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, pixels a side, classes."""
+        return (3, 32, 9) if self.images >= 90 else (1, 28, 2)
+
+    def counted_flops(self) -> float:
+        """The least that an exact gradient takes: a step's gradient is 3 forward passes, its derivative 6 more."""
+        return 9 * self.steps * self.images * forward_flops(self.shape, WIDTH)
+
+
+class Measured:
+    """What one process measures: a way on a case."""
+
+    def __init__(self, way: str, case: Case) -> None:
+        import torch
+
+        from benchmarks.plain import PlainConvNet, plain_step
+        from ptm_ray.core import nets
+        from ptm_ray.core.seeds import Seeds
+        from ptm_ray.core.synthetic import from_noise, inner_batches
+        from ptm_ray.core.unroll import RECOMPUTE, matching_gradients, plan_for
+
+        channels, resolution, classes = case.shape
+        draw = Seeds(0).stream("speed benchmark")
+        made = from_noise((channels, resolution, resolution), classes, case.images // classes, 0.01, draw)
+        ops = ("scale", "rotate", "crop", "cutout", "brightness", "contrast")
+        batches = inner_batches(len(made.images), case.images, case.steps, ops, draw)
+        if way == "plain":
+            net = PlainConvNet(channels, resolution, classes, WIDTH)
+            start = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+            target = start + 0.01 * torch.randn(start.shape, generator=draw)
+            self.step = lambda: plain_step(net, start, target, made.images, made.classes, torch.tensor(0.01), batches)
+            return
+        precision = "bfloat16" if way == "bfloat16" else "float32"
+        sizes = {"channels": channels, "resolution": resolution, "classes": classes, "width": WIDTH, "depth": 3}
+        network = nets.build("convnet", **sizes, precision=precision)
+        start = network.init(draw)
+        target = start + 0.01 * torch.randn(start.shape, generator=draw)
+        labels = made.labels()
+        plan = RECOMPUTE
+        if way != "recompute":
+            plan = plan_for(20 * 2**30, network, start, made.images, labels, batches)
+        self.step = lambda: matching_gradients(
+            network, start, target, made.images, labels, made.log_lr, batches, plan=plan
+        )
+
+
+def work(way: str, case: Case) -> None:
+    """The process: seconds for every line it reads, and the peak resident set in MiB."""
+    import resource
+    import time
+
+    from ptm_ray.stages.memory import keep_memory
+
+    if way != "plain":
+        keep_memory()
+    measured = Measured(way, case)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        measured.step()
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps([seconds, peak]), flush=True)
+
+
+class Runner:
+    """A process that measures one way of one case whenever it is asked."""
+
+    def __init__(self, way: str, case: Case) -> None:
+        words = [sys.executable, "-m", "benchmarks.matching_step", way, json.dumps(asdict(case))]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self) -> tuple[float, float]:
+        """Seconds, and MiB at the most so far."""
+        to, back = self._process.stdin, self._process.stdout
+        assert to is not None
+        assert back is not None
+        to.write("again\n")
+        to.flush()
+        seconds, peak = json.loads(back.readline())
+        return seconds, peak
+
+    def stop(self) -> None:
+        self._process.communicate()
+
+
+def compare(case: Case) -> dict[str, Any]:
+    """Medians of all ways, measured in turns; the first turn only warms up."""
+    runners = {way: Runner(way, case) for way in WAYS}
+    taken: dict[str, list[float]] = {way: [] for way in WAYS}
+    memory = {}
+    for turn in range(ROUNDS + 1):
+        for way, runner in runners.items():
+            seconds, memory[way] = runner.ask()
+            if turn:
+                taken[way].append(seconds)
+    for runner in runners.values():
+        runner.stop()
+    return {
+        "what": f"matching step, {case.images} images, {case.steps} student steps",
+        "seconds": {way: statistics.median(values) for way, values in taken.items()},
+        "flops": case.counted_flops(),
+        "peak_mib": memory,
+    }
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], Case(**json.loads(sys.argv[2])))
