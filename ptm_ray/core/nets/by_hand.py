@@ -110,7 +110,9 @@ class ConvNetGradient:
         self._split, self._convolution = split, _Convolution(half)
         self._parts, self._labels = Parts.of(split(theta)), labels
         self._blocks: list[_Block] = []
-        self._forward(images.contiguous(), eps)
+        # By way of a flat view, since a single channel's memory can be in both orders at once, and a convolution would
+        # then give its maps in the wrong one.
+        self._forward(images.reshape(-1).view(images.shape), eps)
         self.gradient = self._backward(keep)
 
     def _forward(self, images: Tensor, eps: float) -> None:
