@@ -54,24 +54,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, nargs="*", default=[10, 20, 40], help="student steps")
     parser.add_argument("--images", type=int, nargs="*", default=[2, 20, 90], help="images of the synthetic set")
-    parser.add_argument("--record", type=Path, help="JSON file to write")
+    tasks = ["experts", *map(str, SHAPES)]
+    parser.add_argument("--training", nargs="*", default=tasks, help="experts, and images of sets to evaluate")
+    parser.add_argument(
+        "--record", type=Path, help="JSON file to write; rows that it has and that are not measured now stay"
+    )
     parser.add_argument("--against", type=Path, help="JSON file of an earlier run")
     asked = parser.parse_args()
     before = ratios(json.loads(asked.against.read_text())) if asked.against else {}
     best = rates(WIDTH)
     print(", ".join(f"{name}: {rate / 1e9:.0f} GFLOP/s" for name, rate in best.items()))
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
-    rows = []
     measures = [
         *((compare_steps, Case(images, steps)) for images in asked.images for steps in asked.steps),
-        *((compare_training, task) for task in ("experts", *map(str, SHAPES))),
+        *((compare_training, task) for task in asked.training),
     ]
+    record = json.loads(asked.record.read_text()) if asked.record and asked.record.exists() else {"rows": []}
+    record["machine"] = {"cores": os.cpu_count(), "torch": torch.__version__, "rates": best}
     for measure, what in measures:
-        rows.append(measure(what))  # type: ignore[operator]
-        print("\n".join(lines(rows[-1], best, before)), flush=True)
-    if asked.record:
-        machine = {"cores": os.cpu_count(), "torch": torch.__version__, "rates": best}
-        asked.record.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        found = measure(what)  # type: ignore[operator]
+        print("\n".join(lines(found, best, before)), flush=True)
+        record["rows"] = [row for row in record["rows"] if row["what"] != found["what"]] + [found]
+        if asked.record:
+            asked.record.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """What follows a convolution: average pooling, and instance norm → ReLU → average pooling as one, twice differentiable.
 
 A matching step differentiates twice, and beside its convolutions it spends its time on passes over feature maps. All
-derivatives are written out here, in few passes, and a pass does not leave the processor's cache: images are independent
-of each other, so that all passes over some of them are made before the next come. Against passes over whole batches
-that halves the time of a step's part that is no convolution.
+derivatives are written out here, and made of the framework's kernels that do the most in a pass: batch norm with given
+statistics is a line per map, the gradients of a group norm's scale and shift are sums over maps that write none, and
+pooling is a product with a small matrix. That took a third off a whole step of 90 images against the same formulas in
+single operations and autograd's second pass through the convolutions.
+
+`gradient_moved` and `move` say how `gradient` and `forward` move along a direction; see `nets.by_hand`.
 """
 
 from functools import cache
