@@ -3,7 +3,7 @@
 ⟨g, v⟩, the product of the gradient with v, is how the loss moves as the parameters move along v. Its derivatives are
 therefore how the loss's own derivatives move: a forward pass that carries how everything moves (named `dot_` here, as
 in ẋ), and the product rule applied to the backward pass. Autograd comes to the same by going backward twice, but takes
-the product of two sets of feature maps for a convolution with kernels as large as a map, and keeps twice as much.
+the product of two sets of feature maps for a convolution with kernels as large as a map, and keeps half as much again.
 """
 
 from collections.abc import Callable, Iterable, Sequence
