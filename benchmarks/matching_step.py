@@ -1,6 +1,6 @@
 """Seconds of a matching step, ours and the published way's. `python -m benchmarks.speed` asks for them.
 
-Every way runs in a process of its own that stays alive, and their measurements take turns, so that whatever else the
+Every way runs in a process of its own, and their measurements take turns, so that whatever else the
 machine does falls on all of them. The plain way runs as it was published: its own threads, no allocator settings. Ours
 runs as a worker runs it, but with as many threads, so that cores are not what is compared. Ratios are of medians.
 """

@@ -5,8 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from ptm_ray.core.nets.blocks import avg_pool, norm_relu_pool
+from tests.reference.blocks import slow_block
 
-SIZES = [(8, 8), (7, 7), (7, 4), (3, 2)]
+#: The last two are wider than what is pooled by a product.
+SIZES = [(8, 8), (7, 7), (7, 4), (3, 2), (4, 66), (3, 67)]
 
 
 def draw(*shape, seed=0):
@@ -32,13 +34,6 @@ def same(ours, theirs):
 def test_average_pooling_is_the_frameworks(size):
     x = draw(2, 3, *size)
     same(derivatives(avg_pool, [x]), derivatives(lambda images: F.avg_pool2d(images, 2), [x]))
-
-
-def slow_block(x, weight, bias):
-    """The formula, spelled out map by map."""
-    mean, variance = x.mean((2, 3), keepdim=True), x.var((2, 3), correction=0, keepdim=True)
-    scaled = weight.view(1, -1, 1, 1) * (x - mean) / (variance + 1e-5).sqrt() + bias.view(1, -1, 1, 1)
-    return F.avg_pool2d(scaled.clamp_min(0), 2)
 
 
 @pytest.mark.parametrize("size", SIZES)

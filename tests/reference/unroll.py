@@ -1,10 +1,15 @@
 """The slow, obvious gradient: build the whole graph of the student's training and differentiate it."""
 
+from unittest.mock import patch
+
 import torch
 
 from ptm_ray.core import augment
+from ptm_ray.core.nets import convnet
+from tests.reference.blocks import slow_block
 
 
+@patch.object(convnet, "norm_relu_pool", slow_block)
 def fully_unrolled(network, start, target, images, labels, log_lr, batches, *, exact=True, loss=None):
     """Without `exact`, where a step's gradient is taken counts as a constant: TESLA's approximation.
 

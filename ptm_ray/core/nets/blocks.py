@@ -16,7 +16,7 @@ import torch
 
 from ptm_ray.core.types import Float, Tensor
 
-#: Up to this many pixels a side (of the result), pooling is a product with a small matrix: 1.5 to 4 times as fast on a
+#: Up to this many pixels a side (of the result), pooling is a product with a small matrix: 1.1 to 4 times as fast on a
 #: CPU as adding up neighbours, but its work grows with the side.
 PRODUCT_SIDE = 32
 

@@ -19,7 +19,7 @@ from ptm_ray.core.nets.blocks import Moved, Scale, Statistics
 from ptm_ray.core.types import Float, Tensor
 
 #: Of inputs with fewer maps than this the gradient is a product and a sum of shifted copies: as a convolution it takes
-#: four times as long as the gradient of the kernel, for images of one channel or three.
+#: three to four times as long as the gradient of the kernel, for images of one channel or three.
 FEW_MAPS = 16
 
 
@@ -56,8 +56,8 @@ class _Block:
     of_pooled: Tensor | None = None
 
 
-class _Convolution:
-    """3×3, of one precision; gives float32 from float32, whatever it computes in."""
+class Convolution:
+    """3×3, in one precision; what it gives has that of its parameters, whatever it computes in."""
 
     def __init__(self, half: bool) -> None:
         self._half = half
@@ -68,8 +68,9 @@ class _Convolution:
     def _restored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         return x.to(dtype) if self._half else x
 
-    def __call__(self, x: Tensor, kernel: Tensor) -> Tensor:
-        return self._restored(F.conv2d(x, self.cast(kernel), padding=1), kernel.dtype)
+    def __call__(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+        shift = None if bias is None else self.cast(bias)
+        return self._restored(F.conv2d(self.cast(x), self.cast(kernel), shift, padding=1), kernel.dtype)
 
     def back(self, grad: Tensor, x: Tensor, kernel: Tensor, wanted: tuple[bool, bool]) -> tuple[Any, Any]:
         """Gradients of input and kernel; None for what is not wanted."""
@@ -83,7 +84,7 @@ def _of_images(pairs: Sequence[tuple[Tensor, Tensor]], images: Tensor) -> Tensor
     """Sum of the gradients of a convolution's input over pairs of its output's gradient and its kernel; float32."""
     channels, height, width = images.shape[1:]
     if channels >= FEW_MAPS:
-        whole = _Convolution(half=False)
+        whole = Convolution(half=False)
         found = [whole.back(grad, images.to(grad.dtype), kernel, (True, False))[0] for grad, kernel in pairs]
         return torch.stack(found).sum(0)
     copies = torch.stack([kernel.flatten(1).t() @ grad.flatten(2) for grad, kernel in pairs]).sum(0)
@@ -107,7 +108,7 @@ class ConvNetGradient:
         half: bool,
         keep: bool,
     ) -> None:
-        self._split, self._convolution = split, _Convolution(half)
+        self._split, self._convolution = split, Convolution(half)
         self._parts, self._labels = Parts.of(split(theta)), labels
         self._blocks: list[_Block] = []
         # By way of a flat view, since a single channel's memory can be in both orders at once, and a convolution would
@@ -182,7 +183,7 @@ class ConvNetGradient:
         ):
             dot = convolution(block.given, dot_kernel)
             if moves:
-                dot += convolution(convolution.cast(moves[-1].pooled), kernel)
+                dot += convolution(moves[-1].pooled, kernel)
             moves.append(blocks.move(dot, block.convolved, dot_scale, block.stats))
         return moves
 

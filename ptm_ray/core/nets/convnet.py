@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptm_ray.core.nets.blocks import avg_pool, norm_relu_pool
-from ptm_ray.core.nets.by_hand import ConvNetGradient
+from ptm_ray.core.nets.by_hand import ConvNetGradient, Convolution
 from ptm_ray.core.nets.layers import EPS, norm_layer
 
 POOLINGS = ("avg", "max")
@@ -63,27 +63,21 @@ class ConvNet(nn.Module):
             nn.Conv2d(a, b, 3, padding=1, bias=norm == "none") for a, b in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(norm_layer(norm, width) for _ in range(depth))
-        self._half = precision == "bfloat16"
+        half = precision == "bfloat16"
+        self._convolution = Convolution(half)
         self._pool = avg_pool if pooling == "avg" else _max_pool
         self._fused = norm == "instance" and pooling == "avg"
         #: See `Network.by_hand`.
-        self.by_hand = partial(ConvNetGradient, eps=EPS, half=self._half) if self._fused else None
+        self.by_hand = partial(ConvNetGradient, eps=EPS, half=half) if self._fused else None
         self.classifier = nn.Linear(width * (resolution // 2**depth) ** 2, classes)
 
     def features(self, images: Tensor) -> Tensor:
         """(batch, width · (resolution / 2^depth)²)"""
         x = images
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = self._after(self._convolved(conv, x), norm)
+            assert isinstance(conv, nn.Conv2d)
+            x = self._after(self._convolution(x, conv.weight, conv.bias), norm)
         return x.flatten(1)
-
-    def _convolved(self, conv: nn.Module, x: Tensor) -> Tensor:
-        if not self._half:
-            out: Tensor = conv(x)
-            return out
-        assert isinstance(conv, nn.Conv2d)
-        bias = None if conv.bias is None else conv.bias.bfloat16()
-        return F.conv2d(x.bfloat16(), conv.weight.bfloat16(), bias, padding=1).to(x.dtype)
 
     def _after(self, x: Tensor, norm: nn.Module) -> Tensor:
         if self._fused:
