@@ -6,17 +6,16 @@ runs as a worker runs it, but with as many threads, so that cores are not what i
 """
 
 import json
-import statistics
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks.machine import forward_flops
+from benchmarks.turns import OPS, WIDTH, in_turns
 
 WAYS = ("plain", "stored", "recompute", "bfloat16")
-ROUNDS = 3
-WIDTH = 128
 #: Of images and student steps, the product up to which all ways' memory fits into 24 GB together; beyond it, a process
 #: ends before the next begins.
 TOGETHER = 2000
@@ -54,8 +53,7 @@ class Measured:
         channels, resolution, classes = case.shape
         draw = Seeds(0).stream("speed benchmark")
         made = from_noise((channels, resolution, resolution), classes, case.images // classes, 0.01, draw)
-        ops = ("scale", "rotate", "crop", "cutout", "brightness", "contrast")
-        batches = inner_batches(len(made.images), case.images, case.steps, ops, draw)
+        batches = inner_batches(len(made.images), case.images, case.steps, OPS, draw)
         if way == "plain":
             net = PlainConvNet(channels, resolution, classes, WIDTH)
             start = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
@@ -117,23 +115,27 @@ class Runner:
 
 def compare(case: Case) -> dict[str, Any]:
     """Medians of all ways, measured in turns, after a step of each that only warms up."""
-    lasting = {way: Runner(way, case) for way in WAYS} if case.images * case.steps <= TOGETHER else {}
-    taken: dict[str, list[float]] = {way: [] for way in WAYS}
+    together = case.images * case.steps <= TOGETHER
+    lasting = {way: Runner(way, case) for way in WAYS} if together else {}
     memory = {}
-    for turn in range(ROUNDS):
-        for way in WAYS:
-            runner = lasting.get(way) or Runner(way, case)
-            if turn == 0 or not lasting:
-                runner.ask()
-            seconds, memory[way] = runner.ask()
-            taken[way].append(seconds)
-            if not lasting:
-                runner.stop()
+    for runner in lasting.values():
+        runner.ask()
+
+    def measured(way: str) -> float:
+        runner = lasting.get(way) or Runner(way, case)
+        if not together:
+            runner.ask()
+        seconds, memory[way] = runner.ask()
+        if not together:
+            runner.stop()
+        return seconds
+
+    seconds = in_turns({way: partial(measured, way) for way in WAYS})
     for runner in lasting.values():
         runner.stop()
     return {
         "what": f"matching step, {case.images} images, {case.steps} student steps",
-        "seconds": {way: statistics.median(values) for way, values in taken.items()},
+        "seconds": seconds,
         "flops": case.counted_flops(),
         "peak_mib": memory,
     }

@@ -13,14 +13,16 @@ machine's best convolution of the same precision, measured before all else.
 import argparse
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import rates
-from benchmarks.matching_step import WIDTH, Case
+from benchmarks.matching_step import Case
 from benchmarks.matching_step import compare as compare_steps
 from benchmarks.training import SHAPES
 from benchmarks.training import compare as compare_training
+from benchmarks.turns import WIDTH
 
 COLUMNS = ("", "way", "times as fast as published", "counted work, of the best convolution", "peak memory, MiB")
 
@@ -66,13 +68,13 @@ def main() -> None:
     print(", ".join(f"{name}: {rate / 1e9:.0f} GFLOP/s" for name, rate in best.items()))
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     measures = [
-        *((compare_steps, Case(images, steps)) for images in asked.images for steps in asked.steps),
-        *((compare_training, task) for task in asked.training),
+        *(partial(compare_steps, Case(images, steps)) for images in asked.images for steps in asked.steps),
+        *(partial(compare_training, task) for task in asked.training),
     ]
     record = json.loads(asked.record.read_text()) if asked.record and asked.record.exists() else {"rows": []}
     record["machine"] = {"cores": os.cpu_count(), "torch": torch.__version__, "rates": best}
-    for measure, what in measures:
-        found = measure(what)  # type: ignore[operator]
+    for measure in measures:
+        found = measure()
         print("\n".join(lines(found, best, before)), flush=True)
         record["rows"] = [row for row in record["rows"] if row["what"] != found["what"]] + [found]
         if asked.record:

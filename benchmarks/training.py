@@ -7,24 +7,27 @@ measurements take turns. Ratios are of medians.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.machine import forward_flops
+from benchmarks.turns import OPS, WIDTH, in_turns
 
-ROUNDS = 3
-WIDTH = 128
-OPS = ("scale", "rotate", "crop", "cutout", "brightness", "contrast")
 #: Of an expert's loop: steps that are timed, images a step.
 EXPERT_STEPS, EXPERT_BATCH = 6, 128
 #: Of an evaluation: networks, update steps of each (a tenth of the usual), images that they then classify.
 NETWORKS, EVALUATION_STEPS, SCORED = 5, 30, 600
 #: Images of an evaluated set, as at ten per class: (channels, pixels, classes).
 SHAPES = {20: (1, 28, 2), 90: (3, 32, 9)}
+
+
+def shape_of(task: str) -> tuple[int, int, int]:
+    """Of a task's images."""
+    return SHAPES[20] if task == "experts" else SHAPES[int(task)]
 
 
 def images_of(count: int, shape: tuple[int, int, int]) -> Any:
@@ -63,7 +66,7 @@ def work(way: str, task: str) -> None:
         torch.set_num_threads(1)
         keep_memory()
     expert = task == "experts"
-    shape = (1, 28, 2) if expert else SHAPES[int(task)]
+    shape = shape_of(task)
     images, labels = images_of(2048 if expert else int(task), shape)
     scored, _ = images_of(SCORED, shape)
     sizes = dict(zip(("channels", "resolution", "classes"), shape, strict=True))
@@ -122,26 +125,23 @@ class Crew:
 
 
 def compare(task: str) -> dict[str, Any]:
-    """Medians of all ways, in turns; the first turn only warms up. The task: "experts", or images of a set."""
+    """Medians of all ways, in turns, after one that only warms up. The task: "experts", or images of a set."""
     expert = task == "experts"
     ways = ("plain", "float32", "bfloat16") if expert else ("plain", "float32")
     networks = 2 * (os.cpu_count() or 1) if expert else NETWORKS
     crews = {way: Crew(way, task) for way in ways}
-    taken: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(ROUNDS + 1):
-        for way, crew in crews.items():
-            seconds = crew.seconds(networks)
-            if turn:
-                taken[way].append(seconds)
+    asked = {way: partial(crew.seconds, networks) for way, crew in crews.items()}
+    for measured in asked.values():
+        measured()
+    seconds = in_turns(asked)
     for crew in crews.values():
         crew.stop()
     # A training step is three forward passes.
-    shape = SHAPES[20] if expert else SHAPES[int(task)]
     passes = 3 * EXPERT_STEPS * EXPERT_BATCH if expert else 3 * EVALUATION_STEPS * int(task) + SCORED
     return {
         "what": "experts" if expert else f"evaluation of {NETWORKS} networks, {task} images",
-        "seconds": {way: statistics.median(values) for way, values in taken.items()},
-        "flops": networks * passes * forward_flops(shape, WIDTH),
+        "seconds": seconds,
+        "flops": networks * passes * forward_flops(shape_of(task), WIDTH),
     }
 
 
