@@ -45,6 +45,10 @@ class Plan(NamedTuple):
 RECOMPUTE = Plan(0, 1)
 #: Parameter vectors together may take this share of a graph's memory before some of them are left out.
 SMALL_BESIDE_GRAPH = 0.05
+#: What a process holds beyond its graphs' tensors, measured as resident memory at widths and batches of all sizes: up to
+#: a quarter as much again, since pieces that a step frees lie between graphs and don't always fit the next; some four
+#: graphs' worth while a step is at work; and the convolution library's own.
+GAPS, AT_WORK, LIBRARY_BYTES = 1.25, 4, 2**25
 
 
 class Gradients(NamedTuple):
@@ -186,7 +190,7 @@ def plan_for(
     labels: Float[Tensor, "n classes"],
     batches: Sequence[Batch],
 ) -> Plan:
-    """The fastest plan within a memory budget.
+    """The fastest plan within a memory budget, which is for all that the matching step takes.
 
     All graphs where they fit, else those of as many last steps as do. Of the steps before them, all parameter vectors
     where these are small beside a single graph, else about the square root of their number: then memory hardly grows
@@ -195,8 +199,9 @@ def plan_for(
     largest = max(batches, key=lambda batch: len(batch.rows))
     per_step = max(1, graph_bytes(network, start, images, labels, largest))
     vector = start.numel() * start.element_size()
-    # One more step's graph is always alive during the backward sweep, with about as much again in flight.
-    keep = int(min(len(batches), max(0, (budget_bytes - 2 * per_step) // (per_step + vector))))
+    free = budget_bytes - LIBRARY_BYTES - AT_WORK * per_step - len(batches) * vector
+    # A kept step has its parameters and its gradient too.
+    keep = int(min(len(batches), max(0, free // (GAPS * (per_step + 2 * vector)))))
     rest = len(batches) - keep
     small = rest * vector <= SMALL_BESIDE_GRAPH * per_step
     return Plan(keep, 1 if small else max(1, round(math.sqrt(rest))))
