@@ -183,8 +183,8 @@ class StudentSettings(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of convolutions in students. bfloat16 is faster where the processor has it, and less exact: see README."""
     memory_mib: Count = 2048
-    """Memory that a matching step may take, beyond what is there without it: graphs of inner steps are stored while they
-    fit, and made again on the way back where they don't. The gradient is the same."""
+    """Memory that a matching step may take, beyond what is there without it: graphs of inner steps are stored while
+    they fit, and made again on the way back where they don't. The gradient is the same."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -45,8 +45,8 @@ class Plan(NamedTuple):
 RECOMPUTE = Plan(0, 1)
 #: Parameter vectors together may take this share of a graph's memory before some of them are left out.
 SMALL_BESIDE_GRAPH = 0.05
-#: What a process holds beyond its graphs' tensors, measured as resident memory at widths and batches of all sizes: up to
-#: a quarter as much again, since pieces that a step frees lie between graphs and don't always fit the next; some four
+#: What a process holds beyond its graphs' tensors, measured as resident memory (width 128, 20 and 90 images): up to a
+#: quarter as much again, since pieces that a step frees lie between graphs and don't always fit the next; some four
 #: graphs' worth while a step is at work; and the convolution library's own.
 GAPS, AT_WORK, LIBRARY_BYTES = 1.25, 4, 2**25
 
