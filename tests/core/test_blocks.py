@@ -1,14 +1,28 @@
-"""Pooling, and norm → ReLU → pooling as one: values and derivatives against the framework's, in float64."""
+"""Pooling, and norm → ReLU → pooling as one: values and derivatives against the framework's, in float64.
+
+All of it twice: by passes that are compiled, and by the framework's kernels.
+"""
+
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from ptm_ray.core.nets import blocks, compiled_passes, passes
 from ptm_ray.core.nets.blocks import avg_pool, norm_relu_pool
+from ptm_ray.core.nets.passes import Scale
 from tests.reference.blocks import slow_block
 
 #: The last two are wider than what is pooled by a product.
 SIZES = [(8, 8), (7, 7), (7, 4), (3, 2), (4, 66), (3, 67)]
+
+
+@pytest.fixture(autouse=True, params=[compiled_passes, passes], ids=["compiled", "framework"])
+def used(request, monkeypatch):
+    monkeypatch.setattr(blocks, "_compiled", lambda: request.param)
+    return request.param
 
 
 def draw(*shape, seed=0):
@@ -67,3 +81,61 @@ def test_a_third_derivative_is_refused_rather_than_wrong():
     (first,) = torch.autograd.grad(norm_relu_pool(x, weight, bias).sin().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="twice, not three times"):
         torch.autograd.grad(first.square().sum(), x, create_graph=True)
+
+
+def all_four(used, x, scale):
+    """Everything that passes compute, of drawn gradients and movements."""
+    draws = torch.Generator().manual_seed(3)
+    (dot, pooled, dot_pooled), along = (
+        [torch.randn(shape, generator=draws, dtype=torch.float64).to(x.dtype) for shape in shapes]
+        for shapes in ([x.shape, *[(*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2)] * 2], [scale[0].shape] * 2)
+    )
+    value, stats = used.forward(x, scale, 1e-5)
+    moved = used.move(dot, x, Scale(*along), stats)
+    last = used.gradient_moved((pooled, dot_pooled), x, (scale, Scale(*along)), stats, moved)
+    return [value, *stats, *used.gradient(pooled, x, scale, stats), *moved, *last]
+
+
+def case(*size, dtype=torch.float32):
+    x, weight, bias = (draw(*shape).detach().to(dtype) for shape in (size, size[1:2], size[1:2]))
+    return x, Scale(weight, bias)
+
+
+def test_the_number_of_threads_changes_no_bit(used):
+    # Enough pixels for two threads.
+    given, before = case(8, 16, 32, 32), torch.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(all_four(used, *given))
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_handed_on(used, wrong):
+    x, scale = case(2, 3, 6, 6)
+    x[1, 2, 0, 0] = wrong
+    ours, theirs = all_four(used, x, scale), all_four(passes, x, scale)
+    assert not theirs[0].isfinite().all()
+    for mine, expected in zip(ours, theirs, strict=True):
+        assert torch.equal(mine.isfinite(), expected.isfinite())
+
+
+def test_single_precision_is_as_near_to_double_as_it_can_be(used):
+    ours = all_four(used, *case(4, 5, 14, 14))
+    theirs = all_four(passes, *case(4, 5, 14, 14, dtype=torch.float64))
+    for mine, expected in zip(ours, theirs, strict=True):
+        assert (mine - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_without_numba_the_frameworks_kernels_are_used():
+    code = """
+import sys
+sys.modules["numba"] = None
+import torch
+from ptm_ray.core.nets import blocks, passes
+print(blocks.passes_for(torch.zeros(1)) is passes)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from ptm_ray.core.gradient import Along
-from ptm_ray.core.nets import blocks
-from ptm_ray.core.nets.blocks import Moved, Scale, Statistics
+from ptm_ray.core.nets.blocks import passes_for
+from ptm_ray.core.nets.passes import Moved, Scale, Statistics
 from ptm_ray.core.types import Float, Tensor
 
 #: Of inputs with fewer maps than this the gradient is a product and a sum of shifted copies: as a convolution it takes
@@ -108,7 +108,7 @@ class ConvNetGradient:
         half: bool,
         keep: bool,
     ) -> None:
-        self._split, self._convolution = split, Convolution(half)
+        self._split, self._convolution, self._passes = split, Convolution(half), passes_for(images)
         self._parts, self._labels = Parts.of(split(theta)), labels
         self._blocks: list[_Block] = []
         # By way of a flat view, since a single channel's memory can be in both orders at once, and a convolution would
@@ -121,7 +121,7 @@ class ConvNetGradient:
         for kernel, scale in zip(parts.kernels, parts.scales, strict=True):
             given = convolution.cast(pooled)
             convolved = convolution(given, kernel)
-            pooled, stats = blocks.forward(convolved, scale, eps)
+            pooled, stats = self._passes.forward(convolved, scale, eps)
             self._blocks.append(_Block(given, convolved, stats))
         self._last, self._features = pooled.shape, pooled.flatten(1)
         self._shares = torch.addmm(parts.bias, self._features, parts.head.t()).softmax(1)
@@ -134,7 +134,7 @@ class ConvNetGradient:
         of_pooled = (self._of_logits @ parts.head).view(self._last)
         for number in reversed(range(len(self._blocks))):
             block = self._blocks[number] if keep else self._blocks.pop()
-            found, *of_scale = blocks.gradient(of_pooled, block.convolved, parts.scales[number], block.stats)
+            found, *of_scale = self._passes.gradient(of_pooled, block.convolved, parts.scales[number], block.stats)
             of_convolved = convolution.cast(found)
             if keep:
                 block.of_convolved, block.of_pooled = of_convolved, of_pooled
@@ -184,7 +184,7 @@ class ConvNetGradient:
             dot = convolution(block.given, dot_kernel)
             if moves:
                 dot += convolution(moves[-1].pooled, kernel)
-            moves.append(blocks.move(dot, block.convolved, dot_scale, block.stats))
+            moves.append(self._passes.move(dot, block.convolved, dot_scale, block.stats))
         return moves
 
     def _backward_moved(
@@ -198,7 +198,7 @@ class ConvNetGradient:
             kernel, dot_kernel = parts.kernels[number], dots.kernels[number]
             assert block.of_convolved is not None
             assert block.of_pooled is not None
-            found, *of_scale = blocks.gradient_moved(
+            found, *of_scale = self._passes.gradient_moved(
                 (block.of_pooled, dot_of_pooled),
                 block.convolved,
                 (parts.scales[number], dots.scales[number]),
