@@ -87,7 +87,10 @@ def _of_images(pairs: Sequence[tuple[Tensor, Tensor]], images: Tensor) -> Tensor
         whole = Convolution(half=False)
         found = [whole.back(grad, images.to(grad.dtype), kernel, (True, False))[0] for grad, kernel in pairs]
         return torch.stack(found).sum(0)
-    copies = torch.stack([kernel.flatten(1).t() @ grad.flatten(2) for grad, kernel in pairs]).sum(0)
+    factors = [(kernel.flatten(1).t().expand(len(grad), -1, -1), grad.flatten(2)) for grad, kernel in pairs]
+    copies = torch.bmm(*factors[0])
+    for more in factors[1:]:
+        copies.baddbmm_(*more)
     return F.fold(copies, (height, width), 3, padding=1)
 
 
