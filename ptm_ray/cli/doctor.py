@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from ptm_ray.cli.flags import SaysDefault, Switch, parse
 
 ABOUT = "Says what this machine has: versions, cores, memory, GPUs, Ray, and where datasets and experts are found."
-PACKAGES = ("ptm-ray", "torch", "ray", "medmnist", "numpy", "pyarrow", "torchmetrics")
+PACKAGES = ("ptm-ray", "torch", "ray", "medmnist", "numpy", "numba", "pyarrow", "torchmetrics")
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,17 @@ ORANGE = np.array([0.10, 0.70, 0.95])
 BLUE = np.array([0.75, 0.55, 0.15])
 
 
+#: Of pixels, from −1 to 1.
+_SIDE = (np.arange(SIZE * OVERSAMPLING) + 0.5) / (SIZE * OVERSAMPLING) * 2 - 1
+_Y, _X = np.meshgrid(_SIDE, _SIDE, indexing="ij")
+
+
 class Canvas:
     """Coordinates of one image in [−1, 1], and the density of stain laid on it so far."""
 
+    y, x = _Y, _X
+
     def __init__(self, draw: np.random.Generator) -> None:
-        side = (np.arange(SIZE * OVERSAMPLING) + 0.5) / (SIZE * OVERSAMPLING) * 2 - 1
-        self.y, self.x = np.meshgrid(side, side, indexing="ij")
         self.density = np.zeros((*self.x.shape, 3))
         self.draw = draw
 
@@ -58,7 +63,9 @@ class Canvas:
         angle = self.draw.uniform(0, np.pi)
         waves = [(k, self.draw.normal(0, wobble / k), self.draw.uniform(0, 2 * np.pi)) for k in (2, 3, 5)]
         cover = np.zeros_like(self.x)
-        near = self._near(x, y, radius * 1.6)
+        # As far as the waves and the squeeze can bring its edge.
+        reach = radius * (1 + sum(abs(depth) for _, depth, _ in waves)) * np.sqrt(max(squeeze, 1 / squeeze))
+        near = self._near(x, y, min(reach, radius * 1.6))
         u = (self.x[near] - x) * np.cos(angle) + (self.y[near] - y) * np.sin(angle)
         v = -(self.x[near] - x) * np.sin(angle) + (self.y[near] - y) * np.cos(angle)
         u, v = u * np.sqrt(squeeze), v / np.sqrt(squeeze)
@@ -69,7 +76,10 @@ class Canvas:
 
     def stain(self, cover: Field, colour: Field, amount: float) -> None:
         """Lays stain on: densities add."""
-        self.density += cover[..., None] * colour * amount
+        rows = np.flatnonzero(cover.any(axis=1))
+        if len(rows):
+            covered = slice(rows[0], rows[-1] + 1)
+            self.density[covered] += cover[covered, :, None] * colour * amount
 
     def granules(self, within: Field, count: int, radius: float, colour: Field, amount: float) -> None:
         """Small grains at random places of a covered region."""

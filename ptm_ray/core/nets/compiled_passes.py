@@ -31,9 +31,14 @@ PIXELS_A_THREAD = 2**16
 
 def _compiled(kernel: Callable[..., None]) -> Callable[..., None]:
     """Compiled at its first call for a type of number. Whatever was put around the function stays outside."""
-    compiled: Callable[..., None] = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})(
-        inspect.unwrap(kernel)
-    )
+    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+    function = inspect.unwrap(kernel)
+    compiled: Callable[..., None]
+    try:
+        compiled = numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        # No folder can be written to: every process compiles for itself.
+        compiled = numba.njit(**options)(function)
     return compiled
 
 
