@@ -10,6 +10,7 @@ should not grow with the steps; what a step takes beyond what was there before i
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 STEPS = (10, 20, 40, 80)
 CASES = {"28×28×1, 2 classes, 20 images": (1, 28, 2), "32×32×3, 9 classes, 90 images": (3, 32, 9)}
@@ -18,9 +19,7 @@ BUDGETS = (1024, 2048)
 
 
 def one(channels: int, resolution: int, classes: int, steps: int, budget_mib: int) -> int:
-    """Peak resident set in KiB after one matching step (steps 0: after everything but that)."""
-    import resource
-
+    """Peak resident set in KiB after one matching step (steps 0: after everything but that). Linux alone."""
     import torch
 
     from ptm_ray.core import nets
@@ -45,7 +44,8 @@ def one(channels: int, resolution: int, classes: int, steps: int, budget_mib: in
         batches = inner_batches(len(synthetic.images), 10 * classes, steps, ops, draw)
         plan = plan_for(budget_mib * 2**20, network, start, synthetic.images, labels, batches)
         matching_gradients(network, start, target, synthetic.images, labels, synthetic.log_lr, batches, plan=plan)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # The peak that getrusage tells may be that of the process which started this one.
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
 def measured(case: tuple[int, int, int], steps: int, budget_mib: int = 0) -> float:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ptm_ray.config.base import merge
+from ptm_ray.core.nets import blocks
 from ptm_ray.core.unroll import Plan
 from ptm_ray.evaluation.protocol import Job
 from ptm_ray.stages import trajectory_matching
@@ -13,6 +14,12 @@ from tests.elsewhere import DEVICE, There, elsewhere
 from tests.small import InMemory, small_problem
 from tests.stages.test_distill import EVERYTHING, distillation
 from tests.stages.test_staged_matching import STAGED
+
+
+@pytest.fixture(autouse=True)
+def passes_of_any_device(monkeypatch):
+    """Those of a CPU alone are compiled, and round in another order."""
+    monkeypatch.setattr(blocks, "_compiled", lambda: None)
 
 
 def test_the_device_would_notice():
