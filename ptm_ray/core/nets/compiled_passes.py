@@ -1,9 +1,9 @@
 """`nets.passes` on a CPU, compiled: loops over single maps, which read each from memory once and write its result once.
 
 The framework's kernels go through all maps one after the other, so that between two of them every map has left the
-processor's cache. A whole matching step of 64 images became 1.15 (width 128) to 1.3 times (width 32) as fast. Importing
-this needs numba. The first call on a machine compiles, for a few seconds; later processes find what was compiled beside
-this file, or in the user's cache.
+processor's cache. On one thread whole matching steps became 1.1 times (width 128) to 1.3 times (width 32) as fast.
+Importing this needs numba. The first call on a machine compiles, for a few seconds; later processes find what was
+compiled beside this file, or in the user's cache.
 
 Sums over maps of a channel are left to the framework, so results don't depend on the number of threads. Nothing may be
 assumed to be finite: a student that diverged must be seen to.
@@ -23,8 +23,9 @@ import torch
 from ptm_ray.core.nets.passes import Moved, Scale, Statistics
 from ptm_ray.core.types import Tensor
 
-#: Of numpy: (maps, height, width), or one number for each map or channel.
+#: Of numpy: (maps, height, width), or one number for each map or channel. Arrays are several of these.
 Array = Any
+Arrays = tuple[Array, ...]
 #: Maps of fewer pixels than this in all are not worth a second thread.
 PIXELS_A_THREAD = 2**16
 
@@ -47,10 +48,13 @@ def _helpers(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="maps")
 
 
-def _over_maps(kernel: Callable[..., None], x: Tensor, *rest: Tensor | float) -> None:
-    """Runs a kernel over all maps of x, (batch, maps, height, width); tensors of the same rank are cut alike."""
+def _over_maps(kernel: Callable[..., None], x: Tensor, *rest: Tensor | tuple[Tensor, ...] | float) -> None:
+    """Runs a kernel over all maps of x, (batch, maps, height, width), each thread over its share of them.
+
+    The kernel gets the first map of a share, the one after its last, and all arrays whole.
+    """
     maps = x.shape[0] * x.shape[1]
-    arrays = [_flat(value) if isinstance(value, Tensor) else value for value in (x, *rest)]
+    arrays = [_flat(value) for value in (x, *rest)]
     threads = max(1, min(torch.get_num_threads(), x.numel() // PIXELS_A_THREAD))
     if threads == 1:
         kernel(0, maps, *arrays)
@@ -63,8 +67,12 @@ def _over_maps(kernel: Callable[..., None], x: Tensor, *rest: Tensor | float) ->
         one.result()
 
 
-def _flat(value: Tensor) -> Array:
-    """As numpy sees it: batch and maps as one axis, whatever follows them as it is."""
+def _flat(value: Tensor | tuple[Tensor, ...] | float) -> Any:
+    """Tensors as numpy sees them: batch and maps as one axis, whatever follows them as it is."""
+    if isinstance(value, tuple):
+        return tuple(_flat(one) for one in value)
+    if not isinstance(value, Tensor):
+        return value
     value = value.detach().contiguous()
     return (value.flatten(0, 1) if value.dim() > 1 else value).numpy()
 
@@ -94,19 +102,9 @@ def _unpool(pooled: Array, maps: Array) -> None:
 
 
 @_compiled
-def _forward(
-    first: int,
-    stop: int,
-    x: Array,
-    weight: Array,
-    bias: Array,
-    eps: float,
-    pooled: Array,
-    mean: Array,
-    rstd: Array,
-    slope: Array,
-    offset: Array,
-) -> None:
+def _forward(first: int, stop: int, x: Array, scale: Arrays, eps: float, pooled: Array, stats: Arrays) -> None:
+    weight, bias = scale
+    mean, rstd, slope, offset = stats
     number = x.dtype.type
     zero, pixels = number(0), number(x[0].size)
     active = np.empty(x.shape[1:], x.dtype)
@@ -131,19 +129,9 @@ def _forward(
 
 
 @_compiled
-def _gradient(
-    first: int,
-    stop: int,
-    x: Array,
-    grad: Array,
-    mean: Array,
-    rstd: Array,
-    slope: Array,
-    offset: Array,
-    of_x: Array,
-    of_weight: Array,
-    of_bias: Array,
-) -> None:
+def _gradient(first: int, stop: int, x: Array, grad: Array, stats: Arrays, of_x: Array, of_scale: Arrays) -> None:
+    mean, rstd, slope, offset = stats
+    of_weight, of_bias = of_scale
     number = x.dtype.type
     zero, pixels = number(0), number(x[0].size)
     spread = np.zeros(x.shape[1:], x.dtype)
@@ -167,20 +155,11 @@ def _gradient(
 
 @_compiled
 def _move(
-    first: int,
-    stop: int,
-    x: Array,
-    dot: Array,
-    dot_weight: Array,
-    dot_bias: Array,
-    mean: Array,
-    rstd: Array,
-    slope: Array,
-    offset: Array,
-    pooled: Array,
-    dot_mean: Array,
-    dot_mean_hat: Array,
+    first: int, stop: int, x: Array, dot: Array, dot_scale: Arrays, stats: Arrays, pooled: Array, means: Arrays
 ) -> None:
+    dot_weight, dot_bias = dot_scale
+    mean, rstd, slope, offset = stats
+    dot_mean, dot_mean_hat = means
     number = x.dtype.type
     zero, pixels = number(0), number(x[0].size)
     active = np.empty(x.shape[1:], x.dtype)
@@ -208,21 +187,19 @@ def _gradient_moved(
     first: int,
     stop: int,
     x: Array,
-    grad: Array,
-    dot_grad: Array,
+    grads: Arrays,
+    weights: Arrays,
+    stats: Arrays,
     dot: Array,
-    weight: Array,
-    dot_weight: Array,
-    mean: Array,
-    rstd: Array,
-    slope: Array,
-    offset: Array,
-    dot_mean: Array,
-    dot_mean_hat: Array,
+    means: Arrays,
     of_maps: Array,
-    of_weight: Array,
-    of_bias: Array,
+    of_scale: Arrays,
 ) -> None:
+    grad, dot_grad = grads
+    weight, dot_weight = weights
+    mean, rstd, slope, offset = stats
+    dot_mean, dot_mean_hat = means
+    of_weight, of_bias = of_scale
     number = x.dtype.type
     zero, two, pixels = number(0), number(2), number(x[0].size)
     spread, dot_spread = np.zeros(x.shape[1:], x.dtype), np.zeros(x.shape[1:], x.dtype)
@@ -276,7 +253,7 @@ def forward(x: Tensor, scale: Scale, eps: float) -> tuple[Tensor, Statistics]:
     batch, maps, height, width = x.shape
     pooled = x.new_empty(batch, maps, height // 2, width // 2)
     stats = Statistics(*x.new_empty(4, batch, maps))
-    _over_maps(_forward, x, *scale, eps, pooled, *stats)
+    _over_maps(_forward, x, scale, eps, pooled, stats)
     return pooled, stats
 
 
@@ -284,7 +261,7 @@ def gradient(grad: Tensor, x: Tensor, scale: Scale, stats: Statistics) -> tuple[
     """As `passes.gradient`; the line that is in `stats` holds the scale."""
     of_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     of_weight, of_bias = x.new_empty(2, *x.shape[:2])
-    _over_maps(_gradient, x, grad, *stats, of_x, of_weight, of_bias)
+    _over_maps(_gradient, x, grad, stats, of_x, (of_weight, of_bias))
     return of_x, of_weight.sum(0), of_bias.sum(0)
 
 
@@ -293,7 +270,7 @@ def move(dot: Tensor, x: Tensor, dot_scale: Scale, stats: Statistics) -> Moved:
     batch, maps, height, width = x.shape
     pooled = x.new_empty(batch, maps, height // 2, width // 2)
     mean, mean_hat = x.new_empty(2, batch, maps)
-    _over_maps(_move, x, dot, *dot_scale, *stats, pooled, mean, mean_hat)
+    _over_maps(_move, x, dot, dot_scale, stats, pooled, (mean, mean_hat))
     return Moved(dot, pooled, mean, mean_hat)
 
 
@@ -303,8 +280,6 @@ def gradient_moved(
     """As `passes.gradient_moved`, whose names its kernel has."""
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     of_weight, of_bias = x.new_empty(2, *x.shape[:2])
-    weights = scales[0].weight, scales[1].weight
-    _over_maps(
-        _gradient_moved, x, *grads, moved.x, *weights, *stats, moved.mean, moved.mean_hat, out, of_weight, of_bias
-    )
+    weights, means = (scales[0].weight, scales[1].weight), (moved.mean, moved.mean_hat)
+    _over_maps(_gradient_moved, x, grads, weights, stats, moved.x, means, out, (of_weight, of_bias))
     return out, of_weight.sum(0), of_bias.sum(0)
