@@ -16,6 +16,8 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+#: Outer steps of a run that neither settings nor a time budget end.
+OUTER_STEPS = 2000
 #: e to the power of this is still a number.
 LARGEST_EXPONENT = 700.0
 
@@ -375,8 +377,9 @@ class DistillConfig(Settings):
     as they are. A preset; any setting can follow it."""
     seed: Count = 0
     """Seed of everything but the experts."""
-    outer_steps: Count = 2000
-    """Most outer steps; a time budget may end the run earlier. 0: the first images are handed on as they are."""
+    outer_steps: Count | None = None
+    """Most outer steps; by default 2000, or as many as there is time for where a time budget ends the run. 0: the first
+    images are handed on as they are."""
     matchers: Positive = 1
     """Workers that match together, one expert each, and average their gradients at every outer step."""
     network: NetworkSettings = NetworkSettings()
@@ -419,10 +422,10 @@ class DistillConfig(Settings):
             )
         if self.images.init == "noise" and self.images.label_init == "experts":
             raise ValueError("experts have no labels for noise; take --images.label-init one-hot, or real images")
-        if self.images.init == "real-natural" and self.outer_steps:
+        if self.images.init == "real-natural" and self.outer_steps != 0:
             raise ValueError(
                 f"images.init real-natural may miss a class, so it is not learned from (outer_steps is "
-                f"{self.outer_steps}); set outer_steps to 0, or images.init to real"
+                f"{self.most_steps(None):g}); set outer_steps to 0, or images.init to real"
             )
         if self.matching.what != "trajectories" and (self.matching.easy_base or self.matching.shape_weight):
             raise ValueError(
@@ -468,6 +471,12 @@ class DistillConfig(Settings):
     def end_max(self) -> int:
         """Last end snapshot."""
         return self.schedule.end_max or self.experts.snapshots
+
+    def most_steps(self, budget_s: float | None) -> float:
+        """Most outer steps of a run with this time budget."""
+        if self.outer_steps is not None:
+            return self.outer_steps
+        return OUTER_STEPS if budget_s is None else math.inf
 
     def later_share(self, start: int) -> float:
         """Share of later segments among those of a schedule whose progressive ones begin at snapshot `start`."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from ptm_ray.config.base import Settings, merge
+from ptm_ray.config.base import Settings
 from ptm_ray.config.files import read_table, resolve
 from ptm_ray.config.models import DistillConfig, Positive, Rate
 from ptm_ray.config.presets import KINDS, TRAJECTORY
@@ -19,8 +19,6 @@ Condition = Literal["unified", "published", "equal-steps", "hard-labels", "twin"
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 #: Kinds of methods that learn nothing: all of the training images, whatever ipc says, and some of them as they are.
 FULL, SELECTION = "full", "selection"
-#: Outer steps where time ends a run.
-UNBOUNDED = 10**6
 
 
 @dataclass(frozen=True)
@@ -141,10 +139,9 @@ class SuiteConfig(Settings):
             own["size"] = int(size)
         # Full data is what sets are compared with, no way to make one: its networks are trained by the same settings.
         method = {"method": "random"} if self.kind(cell.method) == FULL else self.methods[cell.method]
-        budget = {} if self.budget_minutes is None else {"outer_steps": UNBOUNDED}
         if self.kind(cell.method) in (FULL, SELECTION):
             own["outer_steps"] = 0
-        return resolve(merge(budget, self.settings), method, own)
+        return resolve(self.settings, method, own)
 
 
 def read_suite(path: Path) -> SuiteConfig:

@@ -200,9 +200,9 @@ def experts_alone(problem: Problem, root: Place, workers: int, watcher: Watcher,
         return experts_with_progress(problem, crew, root, watcher, workers)
 
 
-def _shown(watcher: Watcher, budget_s: float | None, outer_steps: int) -> Callable[[Row], None]:
+def _shown(watcher: Watcher, budget_s: float | None, most_steps: float) -> Callable[[Row], None]:
     """What shows the watcher an outer step."""
-    total = budget_s or outer_steps
+    total = budget_s or most_steps
 
     def show(row: Row) -> None:
         done = row.elapsed_s if budget_s else row.outer_step + 1
@@ -221,7 +221,7 @@ def _distillation(
     watcher: Watcher,
 ) -> dict[str, Any]:
     """The finished run, by as many members as match together."""
-    show = _shown(watcher, budget_s, config.outer_steps)
+    show = _shown(watcher, budget_s, config.most_steps(budget_s))
     if config.matchers == 1:
         return _by_one(crew, buffer, folder, budget_s, show)
     # Train takes a second to import, which those who match alone need not wait for.

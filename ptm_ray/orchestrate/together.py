@@ -5,6 +5,7 @@ step takes long beside what averaging moves: the size of the synthetic images, o
 """
 
 import contextlib
+import math
 import sys
 import tempfile
 import threading
@@ -169,7 +170,7 @@ def _member(parts: dict[str, Any]) -> None:
         run = Distillation(problem, parts["buffer"], scorer, folder, team)
         # Without the last validation, which comes after the checkpoint: that is for the run that takes it over.
         run.checkpoint_every_s = parts["checkpoint_every_s"]
-        for row in run.run(parts["budget_s"], stop_after=problem.config.outer_steps):
+        for row in run.run(parts["budget_s"], stop_after=math.inf):
             if team.rank == 0:
                 parts["board"].show.remote(row)
 

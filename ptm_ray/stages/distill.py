@@ -125,15 +125,16 @@ class Distillation:
         self.rows = [Row(**row) for row in state["rows"]]
         self.skipped_in_a_row = state["skipped_in_a_row"]
 
-    def run(self, budget_s: float | None = None, stop_after: int | None = None) -> Iterator[Row]:
+    def run(self, budget_s: float | None = None, stop_after: float | None = None) -> Iterator[Row]:
         """Yields a row after every outer step, until the settings' outer steps or the budget are spent.
 
         `budget_s` counts the run's own wall time, over resumptions. `stop_after` ends this call after so many outer
         steps. A checkpoint is written every few seconds and at the end.
         """
         saved = time.monotonic() - max(0.0, self.checkpoint_every_s - FIRST_CHECKPOINT_S)
-        until = self.problem.config.outer_steps if stop_after is None else self.step + stop_after
-        while self.step < min(until, self.problem.config.outer_steps):
+        most = self.problem.config.most_steps(budget_s)
+        until = most if stop_after is None else min(most, self.step + stop_after)
+        while self.step < until:
             started = time.monotonic()
             spent = budget_s is not None and self.elapsed_s >= budget_s
             spent, due = self.team.told((spent, started - saved > self.checkpoint_every_s))

@@ -1,5 +1,7 @@
 """Settings are closed and frozen, and mean the same from a file, from flags and from a saved run."""
 
+import math
+
 import pytest
 from pydantic import ValidationError
 
@@ -73,6 +75,12 @@ def test_a_segment_beyond_the_trajectory_is_refused_with_the_way_out(asked, word
 def test_a_segment_that_ends_with_the_trajectory_is_accepted():
     assert resolve({"schedule": {"end_max": 20}}).schedule.end_max == 20
     assert resolve({"method": "mtt", "schedule": {"start_max": 18}}).schedule.start_max == 18
+
+
+def test_a_run_ends_after_its_steps_unless_a_budget_ends_it():
+    assert resolve({}).most_steps(None) == 2000
+    assert resolve({}).most_steps(60.0) == math.inf
+    assert [resolve({"outer_steps": 7}).most_steps(budget) for budget in (None, 60.0)] == [7, 7]
 
 
 def test_settings_are_frozen():

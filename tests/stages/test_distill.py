@@ -228,6 +228,13 @@ def test_an_inner_lr_that_is_too_large_backs_off_and_the_run_goes_on(tmp_path):
     assert rows[-1].loss < 5
 
 
+def test_time_that_is_left_is_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("ptm_ray.config.models.OUTER_STEPS", 2)
+    run = distillation(small_problem(outer_steps=None), tmp_path, ScriptedScorer(0.5))
+    assert len(list(run.run())) == 2
+    assert sum(1 for _ in itertools.islice(run.run(budget_s=3600), 3)) == 3
+
+
 def test_a_spent_budget_ends_the_run_before_another_step(tmp_path):
     problem = small_problem()
     run = distillation(problem, tmp_path, ScriptedScorer(0.5))
