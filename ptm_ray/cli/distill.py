@@ -1,10 +1,13 @@
 """`ptm-ray distill`: the main job."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import ptm_ray as ptm
 from ptm_ray.cli.flags import SaysDefault, Settings, Where, base_config, parse
 from ptm_ray.errors import ConfigError
 
@@ -35,17 +38,22 @@ def main(argv: Sequence[str]) -> None:
     asked = parse(Distill, argv, Distill(settings=base_config(argv)), "distill", ABOUT)
     if asked.budget_minutes is not None and asked.budget_minutes <= 0:
         raise ConfigError(f"--budget-minutes must be above 0, got {asked.budget_minutes:g}")
-    from ptm_ray import api
     from ptm_ray.cli.show import Bars, last_line, scores_table
+    from ptm_ray.orchestrate.session import connected
 
     settings = asked.settings
     name = f"{Path(settings.data).stem}-ipc{settings.ipc}-{settings.method}-{settings.seed}"
     out = asked.out or f"runs/{name}"
-    with Bars() as bars:
-        dataset = api.load_dataset(settings.data, size=settings.size, data_root=asked.data_root)
+    with Bars() as bars, ThreadPoolExecutor(1) as aside, ExitStack() as stack:
+        reading = aside.submit(lambda: ptm.load_dataset(settings.data, size=settings.size, data_root=asked.data_root))
+        if settings.data == "cellphantom":
+            # Images that are drawn can't be bad, so Ray starts meanwhile, and while torch is imported: each takes two
+            # seconds. Others are read first, so that bad ones are refused at once.
+            stack.enter_context(connected(asked.workers))
+        dataset = reading.result()
         for note in dataset.notes:
             bars.say(f"{dataset.name}: {note}")
-        result = api.distill(
+        result = ptm.distill(
             dataset,
             out=out,
             config=settings,
