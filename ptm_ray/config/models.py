@@ -425,7 +425,7 @@ class DistillConfig(Settings):
         if self.images.init == "real-natural" and self.outer_steps != 0:
             raise ValueError(
                 f"images.init real-natural may miss a class, so it is not learned from (outer_steps is "
-                f"{self.most_steps(None):g}); set outer_steps to 0, or images.init to real"
+                f"{self.most_steps(None)}); set outer_steps to 0, or images.init to real"
             )
         if self.matching.what != "trajectories" and (self.matching.easy_base or self.matching.shape_weight):
             raise ValueError(
