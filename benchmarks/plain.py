@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ptm_ray.core import augment
-from ptm_ray.core.unroll import Batch
+from ptm_ray.core.batch import Batch
 
 #: Of experts.
 RATE = 0.01

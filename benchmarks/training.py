@@ -58,7 +58,7 @@ def work(way: str, task: str) -> None:
     import torch
 
     from ptm_ray.core import nets
-    from ptm_ray.core.expert import train_expert
+    from ptm_ray.core.expert import ExpertTraining
     from ptm_ray.evaluation.train import TrainRecipe, predict, train
     from ptm_ray.stages.memory import keep_memory
 
@@ -85,12 +85,12 @@ def work(way: str, task: str) -> None:
         if not expert:
             recipe = TrainRecipe(EVALUATION_STEPS, 0.01, 0.9, 5e-4, 256, OPS)
             one_hot = torch.nn.functional.one_hot(labels, shape[2]).float()
-            predict(network, train(network, images, one_hot, recipe, draw), scored)
+            (trained,) = train(network, images, one_hot, recipe, [draw])
+            predict(network, trained, scored)
             return
         settings: dict[str, Any] = {"lr": 0.01, "momentum": 0.0, "weight_decay": 0.0, "balanced": False, "ops": OPS}
-        start = network.init(draw)
-        steps = {"snapshot_steps": [EXPERT_STEPS], "batch_size": EXPERT_BATCH, "generator": draw}
-        list(train_expert(network, start, images, labels, **settings, **steps))
+        training = ExpertTraining(network, images, labels, batch_size=EXPERT_BATCH, **settings)
+        list(training.snapshots([network.init(draw)], [EXPERT_STEPS], [draw]))
 
     run: Callable[[], None] = plain if way == "plain" else ours
     for line in sys.stdin:

@@ -192,6 +192,7 @@ def bench(
     data_root: str | Path | None = None,
     only: Sequence[str] = (),
     workers: int | None = None,
+    gpus_per_worker: float = 0.0,
     watcher: Watcher | None = None,
 ) -> "BenchResult":
     """Compares methods on datasets under one protocol: a tidy table, tables for people and pictures, into `out`.
@@ -208,7 +209,14 @@ def bench(
         asked = SuiteConfig.of(asked)
     root = Place.of(experts_dir or default_experts_dir())
     return on_bench.bench(
-        asked, Place.of(out), experts_root=root, data_root=data_root, only=only, workers=workers, watcher=watcher
+        asked,
+        Place.of(out),
+        experts_root=root,
+        data_root=data_root,
+        only=only,
+        workers=workers,
+        gpus=gpus_per_worker,
+        watcher=watcher,
     )
 
 

@@ -40,6 +40,8 @@ class Bench(Places):
     """What to compare."""
     out: Annotated[str | None, SaysDefault] = None
     """Folder of the benchmark: table, report, pictures (default: runs/bench-NAME)."""
+    gpus_per_worker: Annotated[float, SaysDefault] = 0.0
+    """Share of a GPU that each worker has, such as 0.25 for four cells at once on one (default: none, all on CPUs)."""
     only: Annotated[str | None, SaysDefault] = None
     """Methods to run now, with commas between them (default: all of the suite)."""
 
@@ -61,6 +63,7 @@ def main(argv: Sequence[str]) -> None:
             data_root=asked.data_root,
             only=asked.only.split(",") if asked.only else (),
             workers=asked.workers,
+            gpus_per_worker=asked.gpus_per_worker,
             watcher=bars,
         )
     failed = f", {result.failed} of them failed" if result.failed else ""

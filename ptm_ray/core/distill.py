@@ -7,17 +7,19 @@ checkpoint needs of the mathematics.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from ptm_ray.core.batch import Batch
 from ptm_ray.core.matching import Easy, Matching, Shape, matching_loss
 from ptm_ray.core.optimiser import Optimiser
 from ptm_ray.core.overlap import Halves, Reference, separation_gradient
 from ptm_ray.core.params import Network
 from ptm_ray.core.synthetic import ANYWHERE, Position, Synthetic
 from ptm_ray.core.types import Float, Tensor
-from ptm_ray.core.unroll import RECOMPUTE, Batch, Gradients, Plan, matching_gradients, roll_out
+from ptm_ray.core.unroll import RECOMPUTE, Gradients, Plan, matching_gradients, roll_out
 
 #: Inner lr is multiplied by this when an update is skipped: a student that explodes took too long steps.
 BACK_OFF = 0.5
@@ -215,6 +217,7 @@ def outer_step(
     exact: bool = True,
     easy_below: float | None = None,
     shape: Shape | None = None,
+    find: Callable[..., Gradients] | None = None,
 ) -> StepMetrics:
     """Matches the student to the segment start → target and updates the synthetic set in place.
 
@@ -224,15 +227,15 @@ def outer_step(
     `separation` also climbs the overlap ratio (the separate phase), by its gradient scaled to `weight` times the norm
     of the matching gradient; `moving` limits the update to those rows (separate and retrain). `mean` is what several
     processes that match a segment each make of their gradients. `exact` is as in `matching_gradients`. `easy_below` and
-    `shape` are HoP-TM's: see `Easy` and `Shape`. An update that is not finite, or whose loss has exploded, is skipped
-    and the inner lr backs off.
+    `shape` are HoP-TM's: see `Easy` and `Shape`. `find` is another way to this network's `matching_gradients`. An
+    update that is not finite, or whose loss has exploded, is skipped and the inner lr backs off.
     """
     now = learner.synthetic
     log_lr = learner.synthetic.log_lr_at(position) + math.log(pace)
     matching = Matching(None if easy_below is None else Easy(learner.easy, easy_below), shape)
-    gradients = matching_gradients(
-        network, start, target, now.images, now.labels(), log_lr, batches, plan=plan, exact=exact, matching=matching
-    )
+    find = find or partial(matching_gradients, network)
+    given = start, target, now.images, now.labels(), log_lr, batches
+    gradients = find(*given, plan=plan, exact=exact, matching=matching)
     if mean is not None:
         gradients = mean(gradients)
     loss, inner_lr = float(gradients.loss), math.exp(float(learner.synthetic.log_lr_at(position)))

@@ -1,13 +1,17 @@
-"""Training one expert: plain SGD on real images, its parameters handed out at every snapshot."""
+"""Training experts: plain SGD on real images, their parameters handed out at every snapshot."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 import torch
 from torch.nn import functional as F
 
 from ptm_ray.core import augment
+from ptm_ray.core.batch import Batch
+from ptm_ray.core.gradient import loss_gradient
 from ptm_ray.core.params import Network
+from ptm_ray.core.sgd import InTraining, Step, sgd_on
 from ptm_ray.core.types import Float, Int, Tensor
 
 
@@ -55,52 +59,70 @@ def log_shares(labels: Int[Tensor, " n"], num_classes: int) -> Float[Tensor, " c
     return (torch.bincount(labels, minlength=num_classes).clamp_min(1) / len(labels)).log()
 
 
-def _gradient(network: Network, images: Tensor, labels: Tensor, shift: Tensor | None, theta: Tensor) -> Tensor:
-    leaf = theta.detach().requires_grad_()
-    logits = network.logits(leaf, images)
-    loss = F.cross_entropy(logits if shift is None else logits + shift, labels)
-    gradient: Tensor = torch.autograd.grad(loss, leaf)[0]
-    return gradient
+def _gradient_at(
+    network: Network, radius: float, gap: float, shift: Tensor | None, theta: Tensor, images: Tensor, labels: Tensor
+) -> Tensor:
+    def at(point: Tensor) -> Tensor:
+        if shift is not None:
+            # The head's bias comes last, and what is added to the logits may as well be added to it.
+            point = torch.cat([point[: -len(shift)], point[-len(shift) :] + shift])
+        return loss_gradient(network, point, images, labels, keep=False).gradient
+
+    return flat_gradient(at, theta, radius, gap) if radius else at(theta)
 
 
-def train_expert(
-    network: Network,
-    theta: Float[Tensor, " params"],
-    images: Float[Tensor, "n channels height width"],
-    labels: Int[Tensor, " n"],
-    *,
-    snapshot_steps: Sequence[int],
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    batch_size: int,
-    balanced: bool,
-    ops: Sequence[str],
-    generator: torch.Generator,
-    flat_radius: float = 0.0,
-    flat_gap: float = 0.0,
-    shift: Float[Tensor, " classes"] | None = None,
-) -> Iterator[Float[Tensor, " params"]]:
-    """Yields θ at every snapshot, the first being the initialisation itself. With a `flat_radius`, by `flat_gradient`.
+class ExpertTraining:
+    """How experts are trained on real images: made once for many of them.
 
-    `shift` is added to the logits of training: multiples of `log_shares` are logit adjustment (Menon et al. 2021,
-    Long-tail learning via logit adjustment).
-
-    Every snapshot is a copy: on a CPU `.detach().cpu()` would hand out the live weights, and all snapshots would
-    end up equal (the fault of a public peer).
+    With a `flat_radius`, by `flat_gradient`. `shift` is added to the logits of training: multiples of `log_shares` are
+    logit adjustment (Menon et al. 2021, Long-tail learning via logit adjustment).
     """
-    theta = theta.detach().clone()
-    velocity = torch.zeros_like(theta)
-    # Where the generator is.
-    rows = batches(labels.cpu(), batch_size, balanced, generator)
-    step = 0
-    for stop in snapshot_steps:
-        while step < stop:
-            batch = next(rows)
-            seen = augment.apply(augment.draw(ops, len(batch), generator), images[batch])
-            gradient_at = partial(_gradient, network, seen, labels[batch], shift)
-            gradient = flat_gradient(gradient_at, theta, flat_radius, flat_gap) if flat_radius else gradient_at(theta)
-            velocity = momentum * velocity + gradient + weight_decay * theta
-            theta = theta - lr * velocity
-            step += 1
-        yield theta.clone()
+
+    def __init__(
+        self,
+        network: Network,
+        images: Float[Tensor, "n channels height width"],
+        labels: Int[Tensor, " n"],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        batch_size: int,
+        balanced: bool,
+        ops: Sequence[str],
+        flat_radius: float = 0.0,
+        flat_gap: float = 0.0,
+        shift: Float[Tensor, " classes"] | None = None,
+    ) -> None:
+        self._images, self._probabilities = images, F.one_hot(labels, network.num_classes).to(images.dtype)
+        # Where the generators are.
+        self._labels, self._ops = labels.cpu(), ops
+        self._lr, self._batch_size, self._balanced = lr, batch_size, balanced
+        at = partial(_gradient_at, network, flat_radius, flat_gap, shift)
+        # Without the running statistics that experts don't have.
+        self._sgd = sgd_on(images.device, lambda *given: at(*given[:3]), momentum, weight_decay)
+
+    def snapshots(
+        self,
+        thetas: Sequence[Float[Tensor, " params"]],
+        snapshot_steps: Sequence[int],
+        generators: Sequence[torch.Generator],
+    ) -> Iterator[list[Float[Tensor, " params"]]]:
+        """Trains an expert from each θ, and yields all of theirs at every snapshot, the first being what was given.
+
+        Every snapshot is a copy: on a CPU `.detach().cpu()` would hand out the live weights, and all snapshots would
+        end up equal (the fault of a public peer).
+        """
+        experts = [InTraining.fresh(theta) for theta in thetas]
+        coming = [self._steps(generator) for generator in generators]
+        step = 0
+        for stop in snapshot_steps:
+            self._sgd.run(
+                experts, self._images, self._probabilities, [list(islice(own, stop - step)) for own in coming]
+            )
+            step = stop
+            yield [expert.theta.clone() for expert in experts]
+
+    def _steps(self, generator: torch.Generator) -> Iterator[Step]:
+        for rows in batches(self._labels, self._batch_size, self._balanced, generator):
+            yield Step(Batch(rows, augment.draw(self._ops, len(rows), generator)), self._lr)

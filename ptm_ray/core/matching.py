@@ -99,6 +99,11 @@ class Matching:
     shape: Shape | None = None
 
     @property
+    def plain(self) -> bool:
+        """Whether it is MTT's."""
+        return self.easy is None and self.shape is None
+
+    @property
     def after(self) -> int | None:
         """Inner steps after which the student's state is looked at beside its end."""
         return None if self.shape is None else self.shape.after

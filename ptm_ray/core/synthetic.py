@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from ptm_ray.core import augment
+from ptm_ray.core.batch import Batch
 from ptm_ray.core.types import Float, Int, Tensor
-from ptm_ray.core.unroll import Batch
 from ptm_ray.errors import NotEnoughImages
 
 #: Standard deviation of initial noise, in those of normalised pixels. What is learned shows through it sooner than

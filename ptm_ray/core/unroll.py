@@ -20,17 +20,11 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from ptm_ray.core import augment
+from ptm_ray.core.batch import Batch
 from ptm_ray.core.gradient import Along, loss_gradient
 from ptm_ray.core.matching import Matching
 from ptm_ray.core.params import Network
 from ptm_ray.core.types import Float, Tensor
-
-
-class Batch(NamedTuple):
-    """What one inner step trains on: rows of the synthetic set, and the augmentation drawn for them."""
-
-    rows: Tensor
-    draw: augment.Draw
 
 
 class Plan(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Literal
 
 from ptm_ray.core.params import Network
 from ptm_ray.core.seeds import Seeds
-from ptm_ray.core.types import Float, Int, Tensor
-from ptm_ray.evaluation.metrics import score
+from ptm_ray.core.sgd import Sgd
+from ptm_ray.core.types import Float, Tensor
 from ptm_ray.evaluation.train import TrainRecipe, predict, train
 
 #: Images (n, channels, height, width), normalised, and label probabilities (n, classes).
@@ -39,34 +39,24 @@ def jobs(kinds: Iterable[Kind], networks: Sequence[str], seeds: int, random_draw
     ]
 
 
-def train_and_score(
-    network: Network,
-    train_on: Sequence[TrainingSet],
-    score_on: tuple[Float[Tensor, "m channels height width"], Int[Tensor, " m"]],
-    recipe: TrainRecipe,
-    seed: int,
-) -> dict[str, float]:
-    """Trains one fresh network and returns its metrics."""
-    return score(train_and_predict(network, train_on, score_on[0], recipe, seed), score_on[1])
-
-
 def train_and_predict(
     network: Network,
     train_on: Sequence[TrainingSet],
     images: Float[Tensor, "m channels height width"],
     recipe: TrainRecipe,
-    seed: int,
-) -> Float[Tensor, "m classes"]:
-    """Trains one fresh network and returns its class probabilities.
+    seeds: Sequence[int],
+    sgd: Sgd | None = None,
+) -> list[Float[Tensor, "m classes"]]:
+    """Trains a fresh network for each seed and returns their class probabilities.
 
-    On one set, or on several, one after another, each for its part of the recipe's steps.
+    On one set, or on several, one after another, each for its part of the recipe's steps. `sgd` is as in `train`.
     """
-    generator, trained = Seeds(seed).stream("evaluation network"), None
+    generators, trained = [Seeds(seed).stream("evaluation network") for seed in seeds], None
     part = replace(recipe, steps=recipe.steps // len(train_on))
     for images_and_labels in train_on:
-        trained = train(network, *images_and_labels, part, generator, trained)
+        trained = train(network, *images_and_labels, part, generators, trained, sgd)
     assert trained is not None
-    return predict(network, trained, images)
+    return [predict(network, one, images) for one in trained]
 
 
 def summarise(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float | int]]:

@@ -1,4 +1,4 @@
-"""Training one evaluation network, from fresh parameters, on a synthetic set or on real images alike."""
+"""Training evaluation networks, from fresh parameters, on a synthetic set or on real images alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from ptm_ray.core import augment
+from ptm_ray.core.batch import Batch
 from ptm_ray.core.gradient import loss_gradient
 from ptm_ray.core.params import Network
+from ptm_ray.core.sgd import InTraining, Sgd, Step, sgd_on
 from ptm_ray.core.types import Float, Tensor
 
 
@@ -27,12 +29,13 @@ class TrainRecipe:
     decay_share: float = 0.3
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained network's parameters and, where it has any, its running statistics."""
+def trainer(network: Network, recipe: TrainRecipe, device: torch.device) -> Sgd:
+    """What trains networks of this architecture: worth keeping for many trainings."""
 
-    theta: Tensor
-    state: dict[str, Tensor]
+    def gradient_at(theta: Tensor, images: Tensor, labels: Tensor, state: dict[str, Tensor]) -> Tensor:
+        return loss_gradient(network, theta, images, labels, keep=False, state=state).gradient
+
+    return sgd_on(device, gradient_at, recipe.momentum, recipe.weight_decay)
 
 
 def train(
@@ -40,30 +43,42 @@ def train(
     images: Float[Tensor, "n channels height width"],
     labels: Float[Tensor, "n classes"],
     recipe: TrainRecipe,
-    generator: torch.Generator,
-    begin: Trained | None = None,
-) -> Trained:
-    """Fresh parameters, or those of `begin`, trained on normalised images and label probabilities."""
-    theta = network.init(generator).to(images.device) if begin is None else begin.theta
-    state = network.fresh_state(images.device) if begin is None else begin.state
-    velocity = torch.zeros_like(theta)
-    size = min(recipe.batch_size, len(images))
-    order, used = torch.randperm(len(images), generator=generator), 0
-    for step in range(recipe.steps):
-        if used + size > len(images):
-            order, used = torch.randperm(len(images), generator=generator), 0
+    generators: Sequence[torch.Generator],
+    begun: Sequence[InTraining] | None = None,
+    sgd: Sgd | None = None,
+) -> Sequence[InTraining]:
+    """A network for each generator, trained on normalised images and label probabilities, each on its own batches.
+
+    From fresh parameters; or `begun` ones, in place and from rest. `sgd` is a `trainer` that was kept.
+    """
+    if begun is None:
+        begun = [
+            InTraining.fresh(network.init(draw).to(images.device), network.fresh_state(images.device))
+            for draw in generators
+        ]
+    for one in begun:
+        one.velocity.zero_()
+    steps = [_steps(len(images), recipe, draw) for draw in generators]
+    (sgd or trainer(network, recipe, images.device)).run(begun, images, labels, steps)
+    return begun
+
+
+def _steps(count: int, recipe: TrainRecipe, generator: torch.Generator) -> list[Step]:
+    size = min(recipe.batch_size, count)
+    order, used = torch.randperm(count, generator=generator), 0
+    steps = []
+    for number in range(recipe.steps):
+        if used + size > count:
+            order, used = torch.randperm(count, generator=generator), 0
         rows, used = order[used : used + size], used + size
-        lr = recipe.lr * (0.1 if step >= (1 - recipe.decay_share) * recipe.steps else 1.0)
-        seen = augment.apply(augment.draw(recipe.ops, size, generator), images[rows])
-        gradient = loss_gradient(network, theta, seen, labels[rows], keep=False, state=state).gradient
-        velocity = recipe.momentum * velocity + gradient + recipe.weight_decay * theta
-        theta = theta - lr * velocity
-    return Trained(theta, state)
+        lr = recipe.lr * (0.1 if number >= (1 - recipe.decay_share) * recipe.steps else 1.0)
+        steps.append(Step(Batch(rows, augment.draw(recipe.ops, size, generator)), lr))
+    return steps
 
 
 def predict(
     network: Network,
-    trained: Trained,
+    trained: InTraining,
     images: Float[Tensor, "n channels height width"],
     chunk: int = 512,
 ) -> Float[Tensor, "n classes"]:

@@ -22,6 +22,7 @@ from ptm_ray.errors import PtmError
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import Nobody, Watcher, experts_alone
 from ptm_ray.orchestrate.session import connected, count_workers
+from ptm_ray.orchestrate.workers import device_with
 from ptm_ray.stages.cell import Score, run_cell
 from ptm_ray.stages.experts import store_of
 from ptm_ray.stages.memory import keep_memory
@@ -68,11 +69,13 @@ def bench(
     data_root: str | Path | None = None,
     only: Sequence[str] = (),
     workers: int | None = None,
+    gpus: float = 0.0,
     watcher: Watcher | None = None,
 ) -> BenchResult:
     """Every cell of a suite, its tidy table, tables for people and pictures, into `out`.
 
-    `only`: methods to run now, where not all of them; the report is of all that is there.
+    `only`: methods to run now, where not all of them; the report is of all that is there. `gpus`: each worker's share
+    of one.
 
     An `out` that holds this suite is gone on with: a cell is run again only where it failed or its settings, images or
     protocol have changed. A cell that fails is a row with its error; the others go on. Raises `PtmError` of some kind
@@ -82,13 +85,13 @@ def bench(
     asked.check()
     RunFolder(out).claim({"suite": asked.name})
     table = CellTable(out)
-    runner = _Runner(asked, out, table, experts_root.absolute(), watcher)
+    runner = _Runner(asked, out, table, experts_root.absolute(), watcher, gpus)
     cells = (asked.only(only) if only else asked).cells()
     try:
         todo = list(runner.tasks(cells, data_root))
         if todo:
             with connected(workers):
-                runner.run(todo, count_workers(workers))
+                runner.run(todo, count_workers(workers, gpus))
     finally:
         if table.rows:
             out.push(*_report(asked, out, table))
@@ -134,19 +137,22 @@ def _run_cell(
     folder: Place,
     asked: SuiteConfig,
     cell: Cell,
+    device: str,
 ) -> list[Score]:
     """A cell, in a process whose peak of memory is then its own."""
     torch.set_num_threads(1)
     keep_memory()
-    return run_cell(Problem(ray.get(dataset[0]), config), buffer, RunFolder(folder), asked, cell)
+    return run_cell(Problem(ray.get(dataset[0]), config, device), buffer, RunFolder(folder), asked, cell)
 
 
 class _Runner:
     """Runs the cells of a suite that are not done."""
 
-    def __init__(self, asked: SuiteConfig, out: Place, table: CellTable, experts_root: Place, watcher: Watcher) -> None:
+    def __init__(
+        self, asked: SuiteConfig, out: Place, table: CellTable, experts_root: Place, watcher: Watcher, gpus: float
+    ) -> None:
         self._asked, self._out, self._table, self._experts_root = asked, out, table, experts_root
-        self._watcher = watcher
+        self._watcher, self._gpus = watcher, gpus
 
     def tasks(self, cells: list[Cell], data_root: str | Path | None) -> Iterator[_Task]:
         """Those that are to be run. A cell whose images or settings can't be is recorded as failed."""
@@ -176,13 +182,14 @@ class _Runner:
         buffers, experts_s = self._experts(todo, workers)
         waiting = [task for task in todo if task.experts in buffers]
         running: dict[Any, _Task] = {}
-        remote = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(_run_cell)
+        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_calls=1, max_retries=0)(_run_cell)
+        device = device_with(self._gpus)
         done, started = 0, time.monotonic()
         while waiting or running:
             while waiting and len(running) < workers:
                 task = waiting.pop(0)
                 shared = held[task.problem.dataset.fingerprint], task.problem.config, buffers[task.experts]
-                running[remote.remote(*shared, self._folder(task), self._asked, task.cell)] = task
+                running[remote.remote(*shared, self._folder(task), self._asked, task.cell, device)] = task
             now = ", ".join(task.cell.name for task in running.values())
             self._watcher.update("cells", done, done + len(waiting) + len(running), now)
             (ready,), _ = ray.wait(list(running), num_returns=1)
@@ -200,7 +207,7 @@ class _Runner:
             new = len(store.missing(problem.experts.count)) == problem.experts.count
             started = time.monotonic()
             try:
-                buffers[key] = experts_alone(problem, self._experts_root, workers, self._watcher)
+                buffers[key] = experts_alone(problem, self._experts_root, workers, self._watcher, self._gpus)
             except PtmError as error:
                 for task in todo:
                     if task.experts == key:

@@ -25,7 +25,7 @@ class Crew:
     """
 
     def __init__(self, problem_ref: Any, members: list[Any], gpus: float = 0.0) -> None:
-        self.problem_ref, self._gpus = problem_ref, gpus
+        self.problem_ref, self.gpus = problem_ref, gpus
         self.members = list(members)
         # Each one's first answer, which comes when it has started.
         self._answers = {member: member.process_id.remote() for member in members}
@@ -100,6 +100,6 @@ class Crew:
             ray.kill(member)
 
     def _sent_for(self, count: int) -> list[Any]:
-        workers = start_workers(self.problem_ref, count, self._gpus)
+        workers = start_workers(self.problem_ref, count, self.gpus)
         self._answers.update({worker: worker.process_id.remote() for worker in workers})
         return workers

@@ -17,16 +17,25 @@ from ptm_ray.store.places import Place
 
 log = logging.getLogger(__name__)
 
+#: Experts that a worker with a share of a GPU trains side by side: more are hardly faster (benchmarks.gpu), and what a
+#: lost worker was training is trained again.
+SIDE_BY_SIDE = 4
 #: Called at the start and after every snapshot with the training steps done and wanted, over all missing experts.
 Progress = Callable[[int, int], None]
 
 
 def fill_buffer(
-    problem: Problem, crew: Crew, experts_root: Place, progress: Progress, recruits: int = 0
+    problem: Problem,
+    crew: Crew,
+    experts_root: Place,
+    progress: Progress,
+    recruits: int = 0,
+    side_by_side: int | None = None,
 ) -> TrajectoryBuffer:
     """Trains the experts that are missing, reads those that are there, and returns all of them.
 
-    `recruits`: workers that may join the crew, as far as experts are missing.
+    `recruits`: workers that may join the crew, as far as experts are missing. `side_by_side`: experts that a worker
+    trains together, where there is one for each; by default several on a GPU.
 
     Raises `StoreError` before any training where the files can't be written, `WorkerFailed` where an expert keeps
     failing or no worker is left.
@@ -43,21 +52,27 @@ def fill_buffer(
     refs: dict[int, list[Any]] = {}
     for expert in set(range(count)) - set(missing):
         refs[expert] = [ray.put(vector) for vector in store.read(expert).theta]
-    refs.update(_Run(problem, crew, experts_root.absolute(), progress).train(missing))
+    together = side_by_side or (SIDE_BY_SIDE if crew.gpus else 1)
+    # None is idle while another has several.
+    together = max(1, min(together, -(-len(missing) // max(1, len(crew.members)))))
+    refs.update(_Run(problem, crew, experts_root.absolute(), progress, together).train(missing))
     return TrajectoryBuffer(store, tuple(tuple(refs[expert]) for expert in range(count)))
 
 
 class _Run:
-    """One pass over the missing experts: a queue, and one stream of snapshots for each busy worker."""
+    """One pass over the missing experts: a queue, and one stream of snapshots for each busy worker.
 
-    def __init__(self, problem: Problem, crew: Crew, experts_root: Place, progress: Progress) -> None:
-        self._crew, self._root = crew, experts_root
+    A stream has those of several experts, in turn, where several are trained together.
+    """
+
+    def __init__(self, problem: Problem, crew: Crew, experts_root: Place, progress: Progress, together: int) -> None:
+        self._crew, self._root, self._together = crew, experts_root, together
         self._snapshot_steps = problem.snapshot_steps()
         self._progress, self._finished, self._wanted = progress, 0, 0
         self._queue: deque[int] = deque()
         self._failed: dict[int, int] = {}
         self._refs: dict[int, list[Any]] = {}
-        self._streams: dict[Any, tuple[Any, int]] = {}
+        self._streams: dict[Any, tuple[Any, list[int]]] = {}
 
     def train(self, experts: list[int]) -> dict[int, list[Any]]:
         """Snapshot references of these experts."""
@@ -75,25 +90,27 @@ class _Run:
         return self._refs
 
     def _hand_out(self) -> None:
-        """Gives every worker that is free an expert."""
+        """Gives every worker that is free an expert, or as many as it trains together."""
         self._crew.leader()
         busy = [worker for worker, _ in self._streams.values()]
         for worker in self._crew.members:
             if worker not in busy and self._queue:
-                expert = self._queue.popleft()
-                method = worker.train_expert.options(num_returns="streaming")
-                self._streams[method.remote(expert, self._root)] = (worker, expert)
-                self._refs[expert] = []
+                experts = [self._queue.popleft() for _ in range(min(self._together, len(self._queue)))]
+                method = worker.train_experts.options(num_returns="streaming")
+                self._streams[method.remote(experts, self._root)] = (worker, experts)
+                self._refs.update({expert: [] for expert in experts})
 
     def _advance(self, stream: Any) -> None:
-        worker, expert = self._streams[stream]
+        worker, experts = self._streams[stream]
+        # The first of those with the fewest: snapshots come in turn.
+        coming = min(experts, key=lambda expert: len(self._refs[expert]))
         try:
-            self._refs[expert].append(next(stream))
+            self._refs[coming].append(next(stream))
         except StopIteration:
             del self._streams[stream]
-            self._finish(worker, expert)
+            self._finish(worker, experts)
             return
-        under_way = sum(self._steps_done(expert) for _, expert in self._streams.values())
+        under_way = sum(self._steps_done(expert) for _, experts in self._streams.values() for expert in experts)
         self._progress(self._finished + under_way, self._wanted)
 
     def _steps_done(self, expert: int) -> int:
@@ -101,23 +118,30 @@ class _Run:
         snapshots = min(len(self._refs[expert]), len(self._snapshot_steps))
         return self._snapshot_steps[snapshots - 1] if snapshots else 0
 
-    def _finish(self, worker: Any, expert: int) -> None:
+    def _finish(self, worker: Any, experts: list[int]) -> None:
         """The stream has ended; its last reference says whether well."""
+        # The last of those with the most.
+        latest = max(reversed(experts), key=lambda expert: len(self._refs[expert]))
         try:
-            ray.get(self._refs[expert][-1])
+            ray.get(self._refs[latest][-1])
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, PtmError) else None
-            raise cause or WorkerFailed(f"expert {expert} failed: {error}") from error
+            raise cause or WorkerFailed(f"{_named(experts)} failed: {error}") from error
         except RayActorError as error:
-            self._retry(worker, expert, error)
+            self._retry(worker, experts, error)
         else:
-            self._finished += self._snapshot_steps[-1]
+            self._finished += self._snapshot_steps[-1] * len(experts)
 
-    def _retry(self, worker: Any, expert: int, error: RayActorError) -> None:
-        self._failed[expert] = self._failed.get(expert, 0) + 1
-        del self._refs[expert]
-        if self._failed[expert] >= TRIES:
-            raise WorkerFailed(f"the worker of expert {expert} died {TRIES} times; last: {error}") from error
-        log.warning("the worker of expert %s died; training it again", expert)
+    def _retry(self, worker: Any, experts: list[int], error: RayActorError) -> None:
+        for expert in experts:
+            self._failed[expert] = self._failed.get(expert, 0) + 1
+            del self._refs[expert]
+        if max(self._failed[expert] for expert in experts) >= TRIES:
+            raise WorkerFailed(f"the worker of {_named(experts)} died {TRIES} times; last: {error}") from error
+        log.warning("the worker of %s died; training again", _named(experts))
         self._crew.lost(worker)
-        self._queue.appendleft(expert)
+        self._queue.extendleft(reversed(experts))
+
+
+def _named(experts: list[int]) -> str:
+    return f"expert{'s' if len(experts) > 1 else ''} {', '.join(map(str, experts))}"

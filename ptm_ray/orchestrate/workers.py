@@ -48,10 +48,10 @@ class Worker:
         """Answers once the worker has started."""
         return os.getpid()
 
-    def train_expert(self, expert: int, experts_root: Place) -> Iterator[Vector]:
-        """Yields an expert's snapshots as they are made and writes its file."""
+    def train_experts(self, experts: Sequence[int], experts_root: Place) -> Iterator[Vector]:
+        """Yields snapshots as they are made, each expert's in turn, and writes their files."""
         self._trainer = self._trainer or ExpertTrainer(self._problem)
-        yield from self._trainer.train_into(store_of(self._problem, experts_root), expert)
+        yield from self._trainer.train_into(store_of(self._problem, experts_root), experts)
 
     def score(self, job: Job, synthetic: Arrays | None, ipc: int) -> dict[str, float]:
         """Trains one evaluation network and scores it on the test split."""

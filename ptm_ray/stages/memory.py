@@ -1,10 +1,25 @@
-"""How a process that trains treats the memory that it frees."""
+"""How much memory a process that trains takes, and how it treats what it frees."""
 
 import contextlib
 import ctypes
 
+import torch
+
 #: glibc's numbers of these parameters, and their values: no mapping of its own for a tensor, nothing handed back.
 _MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 2**26)}
+
+#: MiB of a matching step on a CPU, where settings don't say.
+USUAL_MIB = 2048
+
+
+def matching_budget(asked_mib: int | None, device: torch.device) -> int:
+    """Bytes that a matching step may take, as `student.memory_mib` says.
+
+    Of a GPU, half of what is free: others that are starting beside this one find the other half.
+    """
+    if asked_mib is None and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return (USUAL_MIB if asked_mib is None else asked_mib) * 2**20
 
 
 def keep_memory() -> None:

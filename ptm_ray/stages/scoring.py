@@ -1,17 +1,20 @@
 """Scoring sets: one network at a time, as evaluator actors do it, and the validation that a distillation asks for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 
+from ptm_ray.core.params import Network
 from ptm_ray.core.seeds import Seeds
+from ptm_ray.core.sgd import Sgd
 from ptm_ray.core.synthetic import Synthetic, balanced_rows
 from ptm_ray.core.types import Float, Tensor
 from ptm_ray.errors import NotEnoughImages
-from ptm_ray.evaluation.metrics import hits
-from ptm_ray.evaluation.protocol import Job, TrainingSet, train_and_predict, train_and_score
-from ptm_ray.evaluation.train import TrainRecipe
+from ptm_ray.evaluation.metrics import hits, score
+from ptm_ray.evaluation.protocol import Job, TrainingSet, train_and_predict
+from ptm_ray.evaluation.train import TrainRecipe, trainer
 from ptm_ray.stages.problem import Problem
 
 
@@ -21,6 +24,7 @@ class Evaluator:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self._held: dict[str, tuple[Tensor, Tensor]] = {}
+        self._trainers: dict[tuple[str, TrainRecipe], tuple[Network, Sgd]] = {}
 
     def _real(self, part: str) -> tuple[Tensor, Tensor]:
         if part not in self._held:
@@ -67,7 +71,19 @@ class Evaluator:
 
     def test(self, network: str, train_on: Sequence[TrainingSet], recipe: TrainRecipe, seed: int) -> dict[str, float]:
         """Metrics on the test split of one fresh network of this architecture, trained on these one after another."""
-        return train_and_score(self.problem.network(network), train_on, self._real("test"), recipe, seed)
+        images, labels = self._real("test")
+        (shares,) = self._predictions(network, train_on, images, recipe, [seed])
+        return score(shares, labels)
+
+    def _predictions(
+        self, name: str, train_on: Sequence[TrainingSet], images: Tensor, recipe: TrainRecipe, seeds: Sequence[int]
+    ) -> list[Tensor]:
+        kind = name, replace(recipe, steps=0, ops=())
+        if kind not in self._trainers:
+            network = self.problem.network(name)
+            self._trainers[kind] = network, trainer(network, recipe, images.device)
+        network, sgd = self._trainers[kind]
+        return train_and_predict(network, train_on, images, recipe, seeds, sgd)
 
     def validate(self, synthetic: TrainingSet) -> Float[Tensor, " n"]:
         """For each image of the validation split, the share of a few matching networks that know its class.
@@ -75,10 +91,10 @@ class Evaluator:
         Their seeds differ from those of the final evaluation, which so stays independent of what was chosen here.
         """
         settings, (images, labels) = self.problem.config.evaluation, self._real("val")
-        network, recipe = self.problem.network(), self.recipe(settings.validation_steps)
+        recipe = self.recipe(settings.validation_steps)
         seeds = [10_000 + k for k in range(settings.validation_networks)]
-        found = [hits(train_and_predict(network, [synthetic], images, recipe, seed), labels) for seed in seeds]
-        return torch.stack(found).mean(0)
+        found = self._predictions("convnet", [synthetic], images, recipe, seeds)
+        return torch.stack([hits(shares, labels) for shares in found]).mean(0)
 
     def recipe(self, steps: int) -> TrainRecipe:
         """How every set is trained on, for so many steps."""

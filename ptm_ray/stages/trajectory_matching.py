@@ -6,15 +6,18 @@ from typing import Any
 
 import torch
 
+from ptm_ray.core.batch import Batch
 from ptm_ray.core.distill import outer_step, search_inner_lr
 from ptm_ray.core.overlap import Phase
+from ptm_ray.core.replay import finder
 from ptm_ray.core.schedule import Progress, Schedule, Segment
 from ptm_ray.core.synthetic import inner_batches
 from ptm_ray.core.trajectory import StraightLine, TrajectorySource
-from ptm_ray.core.unroll import Batch, Plan, plan_for
+from ptm_ray.core.unroll import Plan, plan_for
 from ptm_ray.stages import mitigation
 from ptm_ray.stages.head_start import head_start
 from ptm_ray.stages.matching import Row, Workplace
+from ptm_ray.stages.memory import matching_budget
 from ptm_ray.stages.mitigation import CycleRow, Mitigation
 from ptm_ray.stages.segments import Segments
 from ptm_ray.stages.selection import validate_every
@@ -50,6 +53,8 @@ class TrajectoryMatching:
         self._rows = torch.arange(len(images), device=images.device) if rows is None else rows
         self._moving = moving
         self._plans: dict[tuple[int, int], Plan] = {}
+        self._budget = matching_budget(self._config.student.memory_mib, images.device)
+        self._find = finder(at.network, images.device)
 
     def begin(self, hits: Callable[[], torch.Tensor]) -> None:
         """Finds where progressive segments begin and, where it is not given, the first inner lr."""
@@ -125,6 +130,7 @@ class TrajectoryMatching:
             exact=self._config.student.gradient == "exact",
             easy_below=self._config.matching.easy_below(step),
             shape=self.segments.shape(segment, partial(self._vector, self._expert)),
+            find=self._find,
         )
         if learner.easy is not None:
             learner.easy = self._at.team.told(learner.easy)
@@ -198,7 +204,6 @@ class TrajectoryMatching:
     def _plan(self, start: torch.Tensor, batches: list[Batch]) -> Plan:
         key = (len(batches), len(batches[0].rows))
         if key not in self._plans:
-            budget = self._config.student.memory_mib * 2**20
             now = self._at.learner.synthetic
-            self._plans[key] = plan_for(budget, self._at.network, start, now.images, now.labels(), batches)
+            self._plans[key] = plan_for(self._budget, self._at.network, start, now.images, now.labels(), batches)
         return self._plans[key]

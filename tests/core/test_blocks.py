@@ -1,8 +1,9 @@
 """Pooling, and norm → ReLU → pooling as one: values and derivatives against the framework's, in float64.
 
-All of it twice: by passes that are compiled, and by the framework's kernels.
+All of it thrice: by passes that are compiled, by those of a GPU, and by the framework's kernels.
 """
 
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ptm_ray.core.nets import blocks, compiled_passes, passes
+# A GPU's kernels run without one too, one operation after the other.
+os.environ["TRITON_INTERPRET"] = "1"
+
+from ptm_ray.core.nets import blocks, compiled_passes, passes, triton_passes
 from ptm_ray.core.nets.blocks import avg_pool, norm_relu_pool
 from ptm_ray.core.nets.passes import Scale
 from tests.reference.blocks import slow_block
@@ -19,9 +23,9 @@ from tests.reference.blocks import slow_block
 SIZES = [(8, 8), (7, 7), (7, 4), (3, 2), (4, 66), (3, 67)]
 
 
-@pytest.fixture(autouse=True, params=[compiled_passes, passes], ids=["compiled", "framework"])
+@pytest.fixture(autouse=True, params=[compiled_passes, triton_passes, passes], ids=["compiled", "gpu", "framework"])
 def used(request, monkeypatch):
-    monkeypatch.setattr(blocks, "_compiled", lambda: request.param)
+    monkeypatch.setattr(blocks, "_compiled", lambda _: request.param)
     return request.param
 
 
@@ -69,6 +73,7 @@ def test_the_scale_and_shift_of_maps_far_from_zero_hold_too():
         torch.testing.assert_close(mine, expected, rtol=1e-8, atol=1e-8 * float(expected.detach().abs().max()))
 
 
+@pytest.mark.parametrize("used", [compiled_passes, passes], indirect=True)
 def test_the_derivatives_hold_by_finite_differences():
     x, weight, bias = draw(1, 2, 5, 4), draw(2, seed=1), draw(2, seed=2)
     for function, leaves in ((avg_pool, (x,)), (norm_relu_pool, (x, weight, bias))):
@@ -101,6 +106,7 @@ def case(*size, dtype=torch.float32):
     return x, Scale(weight, bias)
 
 
+@pytest.mark.parametrize("used", [compiled_passes, passes], indirect=True)
 def test_the_number_of_threads_changes_no_bit(used):
     # Enough pixels for two threads.
     given, before = case(8, 16, 32, 32), torch.get_num_threads()

@@ -96,7 +96,7 @@ class Work:
 @pytest.fixture(scope="module", params=MOST, ids=["compiled", "framework"])
 def used(request):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "_compiled", lambda: request.param)
+        patch.setattr(blocks, "_compiled", lambda _: request.param)
         yield request.param
 
 

@@ -5,27 +5,26 @@ import itertools
 import torch
 
 from ptm_ray.core import nets
-from ptm_ray.core.expert import batches, flat_gradient, log_shares, train_expert
+from ptm_ray.core.expert import ExpertTraining, batches, flat_gradient, log_shares
 from ptm_ray.core.trajectory import snapshot_steps
 
 
-def train(seed=0, **changes):
+def train(seed=0, snapshot_steps=(0, 1, 5, 60), **changes):
     draw = torch.Generator().manual_seed(seed)
     network = nets.build("convnet", channels=1, resolution=8, classes=2, width=4, depth=2)
     images = torch.randn(20, 1, 8, 8, generator=draw)
     labels = (images.mean((1, 2, 3)) > 0).long()
     settings = {
-        "snapshot_steps": [0, 1, 5, 60],
         "lr": 0.1,
         "momentum": 0.0,
         "weight_decay": 0.0,
         "batch_size": 8,
         "balanced": False,
         "ops": (),
-        "generator": draw,
     }
     start = network.init(draw)
-    thetas = list(train_expert(network, start, images, labels, **{**settings, **changes}))
+    training = ExpertTraining(network, images, labels, **{**settings, **changes})
+    thetas = [theta for (theta,) in training.snapshots([start], snapshot_steps, [draw])]
     return network, start, thetas, images, labels
 
 
@@ -79,7 +78,7 @@ def test_logit_adjustment_is_a_gradient_of_adjusted_logits():
     labels = torch.tensor([0] * 6 + [1] * 2)
     shift = log_shares(labels, 3)
     assert torch.allclose(shift, torch.tensor([6 / 8, 2 / 8, 1 / 8]).log())
-    network, start, thetas, images, _ = train(snapshot_steps=[0, 1], batch_size=20, shift=2 * shift[:2])
+    network, start, thetas, images, _ = train(snapshot_steps=(0, 1), batch_size=20, shift=2 * shift[:2])
     leaf = start.clone().requires_grad_()
     targets = (images.mean((1, 2, 3)) > 0).long()
     adjusted = network.logits(leaf, images) + 2 * shift[:2]

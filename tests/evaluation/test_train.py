@@ -10,7 +10,8 @@ from ptm_ray.core.nets.convnet import ConvNet
 from ptm_ray.core.params import Network
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.whitening import fit
-from ptm_ray.evaluation.protocol import train_and_predict, train_and_score
+from ptm_ray.evaluation.metrics import score
+from ptm_ray.evaluation.protocol import train_and_predict
 from ptm_ray.evaluation.train import TrainRecipe, predict, train
 
 OPS = ("crop", "cutout", "brightness", "contrast")
@@ -49,7 +50,8 @@ def cells(real_data):
 def test_a_network_learns_real_cells_far_above_chance(cells, norm):
     (images, labels), fresh = cells
     targets = F.one_hot(labels, 3).float()
-    scores = train_and_score(network(norm, 3), [(images, targets)], fresh, recipe(steps=60), 0)
+    (found,) = train_and_predict(network(norm, 3), [(images, targets)], fresh[0], recipe(steps=60), [0])
+    scores = score(found, fresh[1])
     assert scores["balanced_accuracy"] > 0.8
     assert scores["auc"] > 0.9
 
@@ -59,18 +61,19 @@ def test_several_sets_train_one_network_one_after_another_each_for_its_part_of_t
     targets = F.one_hot(labels, 2).float()
     parts = [(images[:10], targets[:10]), (images, targets)]
     draw = Seeds(3).stream("evaluation network")
-    first = train(network(), *parts[0], recipe(steps=4), draw)
-    second = train(network(), *parts[1], recipe(steps=4), draw, first)
-    found = train_and_predict(network(), parts, images, recipe(steps=8), 3)
+    first = train(network(), *parts[0], recipe(steps=4), [draw])
+    (second,) = train(network(), *parts[1], recipe(steps=4), [draw], first)
+    (found,) = train_and_predict(network(), parts, images, recipe(steps=8), [3])
     assert torch.equal(found, predict(network(), second, images))
-    assert not torch.equal(found, train_and_predict(network(), parts[1:], images, recipe(steps=8), 3))
+    (alone,) = train_and_predict(network(), parts[1:], images, recipe(steps=8), [3])
+    assert not torch.equal(found, alone)
 
 
 def test_the_same_generator_trains_the_same_network_and_another_another():
     images, labels = toy()
     targets = F.one_hot(labels, 2).float()
     first, again, other = (
-        train(network(), images, targets, recipe(steps=5), Seeds(0).stream("network", k)) for k in (0, 0, 1)
+        train(network(), images, targets, recipe(steps=5), [Seeds(0).stream("network", k)])[0] for k in (0, 0, 1)
     )
     assert torch.equal(first.theta, again.theta)
     assert not torch.equal(first.theta, other.theta)
@@ -80,7 +83,7 @@ def test_training_is_sgd_with_momentum_and_a_late_tenth_of_the_step_size():
     images, labels = toy(8)
     targets, net = F.one_hot(labels, 2).float(), network()
     steps, lr, momentum, decay = 10, 0.05, 0.9, 5e-4
-    found = train(net, images, targets, recipe(steps=steps, ops=()), torch.Generator().manual_seed(3))
+    (found,) = train(net, images, targets, recipe(steps=steps, ops=()), [torch.Generator().manual_seed(3)])
     theta = net.init(torch.Generator().manual_seed(3)).requires_grad_()
     slow = torch.optim.SGD([theta], lr=lr, momentum=momentum, weight_decay=decay)
     later = torch.optim.lr_scheduler.MultiStepLR(slow, [7], gamma=0.1)
@@ -95,14 +98,14 @@ def test_training_is_sgd_with_momentum_and_a_late_tenth_of_the_step_size():
 def test_soft_labels_are_learned_as_they_are():
     images, _ = toy(8)
     targets = torch.tensor([0.7, 0.3]).expand(8, 2)
-    trained = train(network(), images, targets, recipe(steps=200, ops=()), torch.Generator().manual_seed(0))
+    (trained,) = train(network(), images, targets, recipe(steps=200, ops=()), [torch.Generator().manual_seed(0)])
     torch.testing.assert_close(predict(network(), trained, images), targets, atol=0.03, rtol=0)
 
 
 def test_a_prediction_does_not_depend_on_its_neighbours_or_the_chunk():
     images, labels = toy()
     net, targets = network("batch"), F.one_hot(labels, 2).float()
-    trained = train(net, images, targets, recipe(steps=10), torch.Generator().manual_seed(0))
+    (trained,) = train(net, images, targets, recipe(steps=10), [torch.Generator().manual_seed(0)])
     before = {key: value.clone() for key, value in trained.state.items()}
     whole = predict(net, trained, images)
     torch.testing.assert_close(predict(net, trained, images, chunk=7), whole)
@@ -124,6 +127,6 @@ def test_every_image_is_seen_equally_often():
     images = torch.arange(10.0).view(-1, 1, 1, 1).expand(10, 3, 16, 16)
     targets = F.one_hot(torch.arange(10) % 2).float()
     watching = Watching(ConvNet(3, 16, 2, width=8, depth=2, norm="group"), "convnet")
-    train(watching, images, targets, recipe(steps=6, batch_size=5, ops=()), torch.Generator())
+    train(watching, images, targets, recipe(steps=6, batch_size=5, ops=()), [torch.Generator()])
     passes = [sorted(watching.seen[k] + watching.seen[k + 1]) for k in (0, 2, 4)]
     assert passes == [list(range(10))] * 3

@@ -98,6 +98,26 @@ def test_an_expert_whose_worker_is_killed_is_trained_again(tmp_path):
     np.testing.assert_array_equal(buffer.vector(0, 5), alone[5])
 
 
+def test_experts_side_by_side_are_those_trained_alone_also_when_their_worker_is_killed(trained, tmp_path, caplog):
+    problem, _, buffer, _ = trained
+    seen, crew = [], Crew.start(ray.put(problem), 2)
+    victims = [ray.get(member.process_id.remote()) for member in crew.members[:1]]
+
+    def watch(done, wanted):
+        seen.append(done)
+        if done and victims:
+            os.kill(victims.pop(), signal.SIGKILL)
+
+    with crew:
+        together = fill_buffer(problem, crew, Place(tmp_path), watch, side_by_side=2)
+    assert together.store.missing(3) == []
+    assert "training again" in caplog.text
+    assert seen[-1] == 3 * problem.experts.steps
+    for expert in range(3):
+        for snapshot in range(problem.experts.snapshots + 1):
+            np.testing.assert_array_equal(together.vector(expert, snapshot), buffer.vector(expert, snapshot))
+
+
 def test_workers_have_started_before_they_are_ended(ray_cluster, monkeypatch):
     kill, states = ray.kill, []
 

@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from ptm_ray.config.base import merge
+from ptm_ray.core import expert
 from ptm_ray.core.nets import blocks
+from ptm_ray.core.replay import Replays
+from ptm_ray.core.sgd import RecordedSgd
 from ptm_ray.core.unroll import Plan
+from ptm_ray.evaluation import train
 from ptm_ray.evaluation.protocol import Job
 from ptm_ray.stages import trajectory_matching
 from ptm_ray.stages.experts import ExpertTrainer
@@ -19,7 +23,7 @@ from tests.stages.test_staged_matching import STAGED
 @pytest.fixture(autouse=True)
 def passes_of_any_device(monkeypatch):
     """Those of a CPU alone are compiled, and round in another order."""
-    monkeypatch.setattr(blocks, "_compiled", lambda: None)
+    monkeypatch.setattr(blocks, "_compiled", lambda _: None)
 
 
 def test_the_device_would_notice():
@@ -70,6 +74,30 @@ def test_a_distillation(name, tmp_path, monkeypatch):
         assert torch.equal(made.images.cpu(), here.result().images)
         assert torch.equal(made.labels().cpu(), here.result().labels())
         assert there.selection.scores == here.selection.scores
+
+
+@pytest.mark.parametrize("name", ["everything", "mtt", "seqmatch", "dm"])
+def test_a_distillation_by_recordings(name, tmp_path, monkeypatch):
+    """What a GPU does, here: recordings are run again where there are no graphs."""
+    problem = small_problem(**merge(FEW, SETTINGS[name]))
+    trajectories = InMemory(problem)
+    plain = distillation(problem, tmp_path / "plain", trajectories=trajectories)
+    list(plain.run())
+    recorded = []
+
+    class Noted(Replays):
+        def __call__(self, *given, **more):
+            recorded.append(len(given[-1]))
+            return super().__call__(*given, **more)
+
+    for module in (expert, train):
+        monkeypatch.setattr(module, "sgd_on", lambda _, *given: RecordedSgd(*given))
+    monkeypatch.setattr(trajectory_matching, "finder", lambda network, _: Noted(network))
+    again = distillation(problem, tmp_path / "recorded", trajectories=InMemory(problem))
+    list(again.run())
+    assert bool(recorded) == (name != "dm")
+    torch.testing.assert_close(again.result().images, plain.result().images, rtol=1e-4, atol=1e-5)
+    assert again.selection.scores == plain.selection.scores
 
 
 @pytest.mark.parametrize("settings", [{}, {"balanced": False, "logit_adjustment": 1.0}, {"flat_radius": 0.01}])

@@ -31,7 +31,7 @@ def test_an_expert_is_the_same_whoever_trained_before_it():
 def test_snapshots_come_as_they_are_made_and_the_file_when_the_last_one_is(tmp_path):
     problem = small_problem()
     store = store_of(problem, tmp_path)
-    stream = ExpertTrainer(problem).train_into(store, 0)
+    stream = ExpertTrainer(problem).train_into(store, [0])
     vectors = [next(stream)]
     assert store.missing(1) == [0]
     vectors.extend(stream)

@@ -15,7 +15,12 @@ from ptm_ray.core.types import Float, Tensor
 
 @runtime_checkable
 class Passes(Protocol):
-    """Norm → ReLU → pooling and its derivatives, as `nets.passes` documents them."""
+    """Norm → ReLU → pooling and its derivatives, as `nets.passes` documents them.
+
+    `ANY_MAPS`: whether maps may lie channels last, and be of bfloat16 beside scales of float32.
+    """
+
+    ANY_MAPS: bool
 
     def forward(self, x: Tensor, scale: Scale, eps: float) -> tuple[Tensor, Statistics]: ...
 
@@ -29,18 +34,25 @@ class Passes(Protocol):
 
 
 @cache
-def _compiled() -> Passes | None:
+def _compiled(device: str) -> Passes | None:
+    """Those of a kind of device, or None where their compiler is not installed: the same results, more slowly."""
     try:
-        from ptm_ray.core.nets import compiled_passes
+        if device == "cpu":
+            from ptm_ray.core.nets import compiled_passes
+
+            return compiled_passes
+        if device == "cuda":
+            from ptm_ray.core.nets import triton_passes
+
+            return triton_passes
     except ImportError:
-        # Numba is not installed: the same results, more slowly.
-        return None
-    return compiled_passes
+        pass
+    return None
 
 
 def passes_for(x: Tensor) -> Passes:
     """The fastest there are for maps like these."""
-    return (_compiled() if x.device.type == "cpu" else None) or passes
+    return _compiled(x.device.type) or passes
 
 
 class _Pooled(torch.autograd.Function):

@@ -28,6 +28,8 @@ Array = Any
 Arrays = tuple[Array, ...]
 #: Maps of fewer pixels than this in all are not worth a second thread.
 PIXELS_A_THREAD = 2**16
+#: See `blocks.Passes`.
+ANY_MAPS = False
 
 
 def _compiled(kernel: Callable[..., None]) -> Callable[..., None]:

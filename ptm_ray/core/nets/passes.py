@@ -20,6 +20,8 @@ from ptm_ray.core.types import Float, Tensor
 #: Up to this many pixels a side (of the result), pooling is a product with a small matrix: 1.1 to 4 times as fast on a
 #: CPU as adding up neighbours, but its work grows with the side.
 PRODUCT_SIDE = 32
+#: See `blocks.Passes`.
+ANY_MAPS = False
 
 
 @cache
