@@ -7,17 +7,19 @@ Goes on where it was stopped. `--only` limits it to some methods, `--seconds` to
 """
 
 import argparse
+import math
 import os
+import statistics
 import time
 import traceback
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ptm_ray.config.suite import FULL, Cell, SuiteConfig, read_suite
+from ptm_ray.config.suite import Cell, SuiteConfig, read_suite
 from ptm_ray.core.trajectory import Vector
 from ptm_ray.data.load import load_dataset
 from ptm_ray.stages.cell import run_cell
@@ -86,24 +88,22 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=min(6, os.cpu_count() or 1))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--only", help="methods, with commas between them")
-    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--seconds", type=float, default=math.inf, help="no cell is begun later than this")
     asked = parser.parse_args()
     suite, started = read_suite(asked.suite), time.monotonic()
-    cells = (suite.only(asked.only.split(",")) if asked.only else suite).cells()
     table = CellTable(Place(asked.out))
     done = {(row["dataset"], row["ipc"], row["method"], row["seed"]) for row in table.rows if row["error"] is None}
-    cells = [cell for cell in cells if (cell.dataset, cell.ipc, cell.method, cell.seed) not in done]
+    cells = (suite.only(asked.only.split(",")) if asked.only else suite).cells()
+    waiting = [cell for cell in cells if (cell.dataset, cell.ipc, cell.method, cell.seed) not in done]
     where = asked.data_root, asked.device, asked.experts_dir
     with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn")) as pool:
-        keys: dict[str, Cell] = {}
-        for cell in cells:
-            if suite.kind(cell.method) != FULL:
-                keys.setdefault(store_of(problem_of(suite, cell, *where[:2]), where[2]).key, cell)
-        for future in as_completed([pool.submit(train, suite, cell, *where) for cell in keys.values()]):
+        keys = {cell: store_of(problem_of(suite, cell, *where[:2]), where[2]).key for cell in waiting}
+        wanted = {key: cell for cell, key in keys.items()}
+        for future in as_completed([pool.submit(train, suite, cell, *where) for cell in wanted.values()]):
             key, seconds = future.result()
             table.note_experts(key, seconds)
-            print(f"experts {key}: {seconds:.1f} s, at {time.monotonic() - started:.0f} s", flush=True)
-        waiting, running = list(cells), {}
+            print(f"experts {key}: {seconds:.1f} s", flush=True)
+        running: dict[Future[list[dict[str, Any]]], Cell] = {}
         while waiting or running:
             while waiting and len(running) < asked.processes and time.monotonic() - started < asked.seconds:
                 cell = waiting.pop(0)
@@ -113,16 +113,18 @@ def main() -> None:
             future = next(as_completed(running))
             cell = running.pop(future)
             named = {"suite": suite.name, "dataset": cell.dataset, "ipc": cell.ipc, "method": cell.method}
+            about = {**named, "seed": cell.seed, "experts": keys[cell], "experts_s": table.experts_s(keys[cell])}
             try:
                 rows = future.result()
-            except Exception:
+            except Exception as error:
                 traceback.print_exc()
+                table.put([{**named, "seed": cell.seed, "error": " ".join(str(error).split())}])
                 continue
-            table.put({**named, "seed": cell.seed, **row} for row in rows)
+            table.put({**about, **row} for row in rows)
+            found = [row["balanced_accuracy"] for row in rows if row["condition"] == "unified"]
             took = f"{rows[0]['distillation_s']:.0f} s, {rows[0]['outer_steps']} steps"
-            accuracy = sum(row["balanced_accuracy"] for row in rows if row["condition"] == "unified")
-            count = sum(row["condition"] == "unified" for row in rows)
-            print(f"{cell.name}: {accuracy / count:.3f}, {took}, at {time.monotonic() - started:.0f} s", flush=True)
+            at = f"at {time.monotonic() - started:.0f} s"
+            print(f"{cell.name}: {statistics.fmean(found):.3f}, {took}, {at}", flush=True)
 
 
 if __name__ == "__main__":
