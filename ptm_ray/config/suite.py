@@ -19,6 +19,8 @@ Condition = Literal["unified", "published", "equal-steps", "hard-labels", "twin"
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 #: Kinds of methods that learn nothing: all of the training images, whatever ipc says, and some of them as they are.
 FULL, SELECTION = "full", "selection"
+#: The method that this project is for, and the kind of what is varied of it.
+OURS, VARIANT = "ptm", "variant"
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,11 @@ class SuiteConfig(Settings):
         return [*(Cell(dataset, 0, method, 0) for dataset in self.datasets for method in full), *found]
 
     def kind(self, method: str) -> str:
-        """trajectory, matching (of gradients or distributions), selection (real images as they are) or full."""
-        return KINDS.get(str(self.methods[method]["method"]), TRAJECTORY)
+        """trajectory, variant (of ptm: it came with it and not before it), matching (of gradients or distributions),
+        selection (real images as they are) or full.
+        """
+        base = str(self.methods[method]["method"])
+        return VARIANT if base == OURS != method else KINDS.get(base, TRAJECTORY)
 
     def kinds(self) -> dict[str, str]:
         """Of all methods."""

@@ -27,11 +27,11 @@ def write_bench(
     """`results.md` and the pictures that the table is enough for, into the folder; their names.
 
     `table`: a row for each trained evaluation network (scores are fractions), or for a failed run with its error.
-    `kinds`: method → trajectory, matching, selection or full. What may be left out: `networks` that a score is the mean
-    over (then all that were trained by the unified recipe), methods with `soft_labels` (then those with rows of hard
-    labels or twins), and the runs `wanted`: method, dataset, ipc (0 for full data), seed (then every seed that a method
-    has anywhere, in every cell). Raises `DataError` for a table of several suites and `StoreError` where the folder
-    can't be written.
+    `kinds`: method → trajectory, variant, matching, selection or full. What may be left out: `networks` that a score
+    is the mean over (then all that were trained by the unified recipe), methods with `soft_labels` (then those with
+    rows of hard labels or twins), and the runs `wanted`: method, dataset, ipc (0 for full data), seed (then every
+    seed that a method has anywhere, in every cell). Raises `DataError` for a table of several suites and `StoreError`
+    where the folder can't be written.
     """
     bench = read_bench(table, kinds, networks=networks, soft_labels=soft_labels, wanted=wanted)
     field = Field.of(bench, bench.methods)

@@ -34,8 +34,7 @@ def _percent(bench: Bench, method: str, cell: Cell) -> float:
 
 def claim(bench: Bench) -> list[str] | None:
     """ptm minus the best earlier trajectory method, over all cells and at each ipc; None without both of them."""
-    # What ptm is varied to (`ptm-from-noise`) came with it and not before it.
-    earlier = [m for m, kind in bench.kinds.items() if kind == "trajectory" and m.split("-")[0] != OURS]
+    earlier = [m for m, kind in bench.kinds.items() if kind == "trajectory" and m != OURS]
     field = Field.of(bench, [OURS, *earlier])
     rivals = [m for m in field.methods if m != OURS]
     if OURS not in field.methods or not rivals:

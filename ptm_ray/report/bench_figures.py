@@ -17,7 +17,7 @@ from ptm_ray.report.bench_tables import OURS, joined
 #: Most panels side by side.
 COLUMNS = 3
 #: What a kind of method is drawn with, so that a dozen lines fall into a few groups.
-LINES = {"trajectory": "-", "matching": "--", "selection": ":"}
+LINES = {"trajectory": "-", "variant": "-", "matching": "--", "selection": ":"}
 MARKERS = "osD^vP*XpdhH<>"
 #: Those of matplotlib's tab10 that are neither the red of ptm nor the grey of full data, and darker ones after them.
 COLOURS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf"]

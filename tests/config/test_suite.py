@@ -27,6 +27,12 @@ def test_every_method_has_a_kind():
     assert KINDS.keys() == {*METHODS, "full"}
 
 
+def test_what_is_varied_of_ptm_is_none_of_the_earlier_methods_whatever_it_is_called():
+    methods = {"ptm": {}, "mtt": {}, "half": {"method": "ptm", "ipc": 2}, "ptm-like": {"method": "mtt", "ipc": 2}}
+    kinds = SuiteConfig.of({"name": "few", "datasets": ["cellphantom"], "ipc": [1], "methods": methods}).kinds()
+    assert kinds == {"ptm": "trajectory", "mtt": "trajectory", "half": "variant", "ptm-like": "trajectory"}
+
+
 def test_cells_are_every_combination_once_and_full_data_once_a_dataset():
     suite = SuiteConfig.of(
         {**SMALL, "datasets": ["a.npz", "b"], "ipc": [1, 10], "methods": ["ptm", "full"], "seeds": 2}

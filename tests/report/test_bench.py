@@ -205,7 +205,7 @@ def test_a_negative_claim_is_shown_as_one():
 def test_variants_of_ptm_are_no_earlier_methods():
     rows = [r for r in four_cells() if r["method"] in ("ptm", "mtt")]
     rows += [r | {"method": "ptm-from-noise", "balanced_accuracy": 0.99} for r in rows if r["method"] == "ptm"]
-    kinds = {"ptm": "trajectory", "mtt": "trajectory", "ptm-from-noise": "trajectory"}
+    kinds = {"ptm": "trajectory", "mtt": "trajectory", "ptm-from-noise": "variant"}
     assert "ptm − mtt" in section(report(rows, kinds), "The claim")
 
 
