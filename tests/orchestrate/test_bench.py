@@ -24,8 +24,9 @@ SUITE = {
 }
 
 
-def bench(root, out, only=(), **changes):
-    return ptm.bench({**SUITE, **changes}, out=out, experts_dir=root / "experts", data_root=root, only=only)
+def bench(root, out, only=(), gpus=0.0, **changes):
+    places = {"out": out, "experts_dir": root / "experts", "data_root": root}
+    return ptm.bench({**SUITE, **changes}, **places, only=only, gpus_per_worker=gpus)
 
 
 def rows_of(out):
@@ -147,6 +148,13 @@ def test_a_method_that_the_suite_lacks_is_refused(made):
     root, _ = made
     with pytest.raises(ConfigError, match="suite small has no method 'pmt'; did you mean 'ptm'"):
         bench(root, root / "out", only=["pmt"])
+
+
+def test_gpus_that_ray_has_not_are_refused_and_nothing_is_lost(copied):
+    before = (copied / "out" / "cells.parquet").read_bytes()
+    with pytest.raises(ConfigError, match=r"0\.5 of a GPU each asked for, but Ray has 0 GPUs"):
+        bench(copied, copied / "out", gpus=0.5, ipc=[2])
+    assert (copied / "out" / "cells.parquet").read_bytes() == before
 
 
 def test_the_folder_of_another_suite_is_refused(made):
