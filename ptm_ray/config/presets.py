@@ -67,7 +67,10 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-TRAJECTORY = "trajectory"
+#: The method that this project is for.
+OURS = "ptm"
+#: Kinds of methods that match trajectories: one of its own, or something varied of ours.
+TRAJECTORY, VARIANT = "trajectory", "variant"
 #: Method → its kind: what it matches, if anything. `full` is no way to make a set, but what sets are compared with.
 KINDS: Mapping[str, str] = {
     **dict.fromkeys(METHODS, TRAJECTORY),

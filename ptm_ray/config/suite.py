@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from ptm_ray.config.base import Settings
 from ptm_ray.config.files import read_table, resolve
 from ptm_ray.config.models import DistillConfig, Positive, Rate
-from ptm_ray.config.presets import KINDS, TRAJECTORY
+from ptm_ray.config.presets import KINDS, OURS, TRAJECTORY, VARIANT
 from ptm_ray.errors import ConfigError, did_you_mean
 
 #: How a set is scored, beside `unified`, the main figure: one recipe for all, after the time budget.
@@ -19,8 +19,6 @@ Condition = Literal["unified", "published", "equal-steps", "hard-labels", "twin"
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 #: Kinds of methods that learn nothing: all of the training images, whatever ipc says, and some of them as they are.
 FULL, SELECTION = "full", "selection"
-#: The method that this project is for, and the kind of what is varied of it.
-OURS, VARIANT = "ptm", "variant"
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from ptm_ray.config.presets import OURS
 from ptm_ray.evaluation.comparison import FEWEST_PAIRS, Difference, holm, paired_difference, signed_rank_p
 from ptm_ray.report.bench_cells import Bench, Cell, Field
-from ptm_ray.report.bench_tables import NONE, OURS, counted, joined, name
+from ptm_ray.report.bench_tables import NONE, counted, joined, name
 from ptm_ray.report.tables import table
 
 #: ipc → points over the best earlier method that arXiv 2403.13469 states; None is the average over all.

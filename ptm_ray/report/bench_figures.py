@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
 from matplotlib.transforms import Bbox
 
+from ptm_ray.config.presets import OURS
 from ptm_ray.report.bench_cells import Bench, Field
-from ptm_ray.report.bench_tables import OURS, joined
+from ptm_ray.report.bench_tables import joined
 
 #: Most panels side by side.
 COLUMNS = 3

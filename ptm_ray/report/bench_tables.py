@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Collection, Sequence
 
+from ptm_ray.config.presets import OURS
 from ptm_ray.evaluation.comparison import mean_ranks
 from ptm_ray.evaluation.protocol import summary
 from ptm_ray.report.bench_cells import FULL, Average, Bench, Cell, Field
@@ -10,8 +11,6 @@ from ptm_ray.report.tables import cell as mean_and_std
 from ptm_ray.report.tables import table
 
 NONE = "–"
-#: The method that the tables show in bold.
-OURS = "ptm"
 #: Longest error that a line of failed cells shows.
 ERROR_LENGTH = 200
 

@@ -63,6 +63,19 @@ def _means(first, channel, by, height: tl.constexpr, width: tl.constexpr, blocks
 
 
 @_kernel
+def _loaded(pointers, there, wide: tl.constexpr):
+    """Values of maps, 0 beside them."""
+    return tl.load(pointers, there, 0).to(wide)
+
+
+@_kernel
+def _known(mean, rstd, slope, offset, own, held):
+    """`Statistics` of a program's maps, (1, 1, channels) each."""
+    mu, r = tl.load(mean + own, held, 0), tl.load(rstd + own, held, 0)
+    return mu, r, tl.load(slope + own, held, 0), tl.load(offset + own, held, 0)
+
+
+@_kernel
 def _of_blocks(values):
     """Sums over the pixels of each block, (1, blocks, channels): a thread has all four of them."""
     return tl.sum(values, 0, keep_dims=True)
@@ -103,12 +116,12 @@ def _forward(
     total = tl.zeros((1, blocks, channels), wide)
     for first in range(0, count, blocks):
         at, there = _pixels(first, channel, x_by, height, width, blocks)
-        total += _of_blocks(tl.load(x + at, there & held, 0).to(wide))
+        total += _of_blocks(_loaded(x + at, there & held, wide))
     mu = _total(total) / pixels
     squares = tl.zeros((1, blocks, channels), wide)
     for first in range(0, count, blocks):
         at, there = _pixels(first, channel, x_by, height, width, blocks)
-        centred = tl.where(there, tl.load(x + at, there & held, 0).to(wide) - mu, 0)
+        centred = tl.where(there, _loaded(x + at, there & held, wide) - mu, 0)
         squares += _of_blocks(centred * centred)
     r = 1 / tl.sqrt(_total(squares) / pixels + eps)
     a = tl.load(weight + channel, held, 0) * r
@@ -119,7 +132,7 @@ def _forward(
     tl.store(offset + own, b, held)
     for first in range(0, count, blocks):
         at, there = _pixels(first, channel, x_by, height, width, blocks)
-        normed = a * tl.load(x + at, there & held, 0).to(wide) + b
+        normed = a * _loaded(x + at, there & held, wide) + b
         means = 0.25 * _of_blocks(tl.where(normed <= 0, 0, normed))
         at, there = _means(first, channel, pooled_by, height, width, blocks)
         tl.store(pooled + at, means, there & held)
@@ -152,15 +165,14 @@ def _gradient(
     x += image * x_by[0]
     of_x += image * x_by[0]
     grad += image * grad_by[0]
-    mu, r = tl.load(mean + own, held, 0), tl.load(rstd + own, held, 0)
-    a, b = tl.load(slope + own, held, 0), tl.load(offset + own, held, 0)
+    mu, r, a, b = _known(mean, rstd, slope, offset, own, held)
     sums = tl.zeros((1, blocks, channels), wide)
     sums_hat = sums
     for first in range(0, count, blocks):
         at, there = _means(first, channel, grad_by, height, width, blocks)
-        spread = 0.25 * tl.load(grad + at, there & held, 0).to(wide)
+        spread = 0.25 * _loaded(grad + at, there & held, wide)
         at, there = _pixels(first, channel, x_by, height, width, blocks)
-        given = tl.load(x + at, there & held, 0).to(wide)
+        given = _loaded(x + at, there & held, wide)
         # Beside the map there is nothing, and its shift must not count.
         g = tl.where((a * given + b <= 0) | (there == 0), 0, spread)
         sums += _of_blocks(g)
@@ -171,9 +183,9 @@ def _gradient(
     level, rise = a * total / pixels, a * r * total_hat / pixels
     for first in range(0, count, blocks):
         at, there = _means(first, channel, grad_by, height, width, blocks)
-        spread = 0.25 * tl.load(grad + at, there & held, 0).to(wide)
+        spread = 0.25 * _loaded(grad + at, there & held, wide)
         at, there = _pixels(first, channel, x_by, height, width, blocks)
-        given = tl.load(x + at, there & held, 0).to(wide)
+        given = _loaded(x + at, there & held, wide)
         out = a * tl.where(a * given + b <= 0, 0, spread) - level - rise * (given - mu)
         tl.store(of_x + at, out, there & held)
 
@@ -207,15 +219,14 @@ def _move(
     x += image * x_by[0]
     dot += image * x_by[0]
     pooled += image * pooled_by[0]
-    mu, r = tl.load(mean + own, held, 0), tl.load(rstd + own, held, 0)
-    a, b = tl.load(slope + own, held, 0), tl.load(offset + own, held, 0)
+    mu, r, a, b = _known(mean, rstd, slope, offset, own, held)
     sums = tl.zeros((1, blocks, channels), wide)
     sums_hat = sums
     for first in range(0, count, blocks):
         at, there = _pixels(first, channel, x_by, height, width, blocks)
-        moves = tl.load(dot + at, there & held, 0).to(wide)
+        moves = _loaded(dot + at, there & held, wide)
         sums += _of_blocks(moves)
-        sums_hat += _of_blocks(moves * (tl.load(x + at, there & held, 0).to(wide) - mu))
+        sums_hat += _of_blocks(moves * (_loaded(x + at, there & held, wide) - mu))
     k, k_hat = _total(sums) / pixels, _total(sums_hat) * r / pixels
     tl.store(dot_mean + own, k, held)
     tl.store(dot_mean_hat + own, k_hat, held)
@@ -223,7 +234,7 @@ def _move(
     level = tl.load(dot_bias + channel, held, 0) - a * k - rise * mu
     for first in range(0, count, blocks):
         at, there = _pixels(first, channel, x_by, height, width, blocks)
-        given, moves = tl.load(x + at, there & held, 0).to(wide), tl.load(dot + at, there & held, 0).to(wide)
+        given, moves = _loaded(x + at, there & held, wide), _loaded(dot + at, there & held, wide)
         means = 0.25 * _of_blocks(tl.where(a * given + b <= 0, 0, a * moves + rise * given + level))
         at, there = _means(first, channel, pooled_by, height, width, blocks)
         tl.store(pooled + at, means, there & held)
@@ -264,18 +275,17 @@ def _gradient_moved(
     of_maps += image * x_by[0]
     grad += image * grad_by[0]
     dot_grad += image * grad_by[0]
-    mu, r = tl.load(mean + own, held, 0), tl.load(rstd + own, held, 0)
-    a, b = tl.load(slope + own, held, 0), tl.load(offset + own, held, 0)
+    mu, r, a, b = _known(mean, rstd, slope, offset, own, held)
     k, rk_hat = tl.load(dot_mean + own, held, 0), r * tl.load(dot_mean_hat + own, held, 0)
     w, dot_w = tl.load(weight + channel, held, 0), tl.load(dot_weight + channel, held, 0)
     g_sums = tl.zeros((1, blocks, channels), wide)
     g_hats, dot_g_sums, dot_g_hats, g_dots = g_sums, g_sums, g_sums, g_sums
     for first in range(0, count, blocks):
         at, there = _means(first, channel, grad_by, height, width, blocks)
-        spread = 0.25 * tl.load(grad + at, there & held, 0).to(wide)
-        dot_spread = 0.25 * tl.load(dot_grad + at, there & held, 0).to(wide)
+        spread = 0.25 * _loaded(grad + at, there & held, wide)
+        dot_spread = 0.25 * _loaded(dot_grad + at, there & held, wide)
         at, there = _pixels(first, channel, x_by, height, width, blocks)
-        given, moves = tl.load(x + at, there & held, 0).to(wide), tl.load(dot + at, there & held, 0).to(wide)
+        given, moves = _loaded(x + at, there & held, wide), _loaded(dot + at, there & held, wide)
         off = (a * given + b <= 0) | (there == 0)
         g, dot_g = tl.where(off, 0, spread), tl.where(off, 0, dot_spread)
         g_sums += _of_blocks(g)
@@ -294,10 +304,10 @@ def _gradient_moved(
     level = share * (rk_hat * q - dot_q) + of_dot * k - rise * mu
     for first in range(0, count, blocks):
         at, there = _means(first, channel, grad_by, height, width, blocks)
-        spread = 0.25 * tl.load(grad + at, there & held, 0).to(wide)
-        dot_spread = 0.25 * tl.load(dot_grad + at, there & held, 0).to(wide)
+        spread = 0.25 * _loaded(grad + at, there & held, wide)
+        dot_spread = 0.25 * _loaded(dot_grad + at, there & held, wide)
         at, there = _pixels(first, channel, x_by, height, width, blocks)
-        given, moves = tl.load(x + at, there & held, 0).to(wide), tl.load(dot + at, there & held, 0).to(wide)
+        given, moves = _loaded(x + at, there & held, wide), _loaded(dot + at, there & held, wide)
         active = tl.where(a * given + b <= 0, 0, a * dot_spread + of_g * spread)
         tl.store(of_maps + at, active + rise * given + level - of_dot * moves, there & held)
 
