@@ -4,6 +4,7 @@ import ast
 import pickle
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def test_imports_go_one_way(path):
 def test_ray_is_imported_by_orchestrate_alone(path):
     names = {name.split(".")[0] for name in imported(path)}
     assert "ray" not in names or path.parts[0] == "orchestrate"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_only_doctor_asks_what_is_installed(path):
+    # A job's working directory brings the sources to a cluster, where the package itself may be missing.
+    assert "importlib.metadata" not in imported(path) or path == Path("cli/doctor.py")
+
+
+def test_the_version_is_the_one_that_is_installed():
+    assert metadata.version("ptm-ray") == ptm_ray.__version__
 
 
 def run_python(code):

@@ -9,10 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
+from ptm_ray import __version__
 from ptm_ray.cli.flags import SaysDefault, Switch, parse
 
 ABOUT = "Says what this machine has: versions, cores, memory, GPUs, Ray, and where datasets and experts are found."
-PACKAGES = ("ptm-ray", "torch", "ray", "medmnist", "numpy", "numba", "pyarrow", "torchmetrics")
+PACKAGES = ("torch", "ray", "medmnist", "numpy", "numba", "pyarrow", "torchmetrics")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def look(data_root: Path | None) -> dict[str, Any]:
     experts = default_experts_dir()
     return {
         "python": platform.python_version(),
+        "ptm-ray": __version__,
         **{package: _version(package) for package in PACKAGES},
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(_memory_gib(), 1),

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
+from ptm_ray import __version__
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.suite import FULL, Cell, SuiteConfig
 from ptm_ray.data import MedicalDataset, load_dataset
@@ -126,7 +126,7 @@ def fingerprint(asked: SuiteConfig, config: DistillConfig, dataset: MedicalDatas
     Settings at their defaults are told by the version, so that a table outlives a setting that is added.
     """
     protocol = asked.model_dump(mode="json", include={"budget_minutes", "equal_steps", "conditions", "extra_seeds"})
-    whole = [protocol, config.model_dump(mode="json", exclude_defaults=True), dataset.fingerprint, version("ptm-ray")]
+    whole = [protocol, config.model_dump(mode="json", exclude_defaults=True), dataset.fingerprint, __version__]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -5,7 +5,6 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 
+from ptm_ray import __version__
 from ptm_ray.config import DistillConfig
 from ptm_ray.core.nets.convnet import default_depth
 from ptm_ray.data import MedicalDataset
@@ -317,7 +317,7 @@ def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float
         },
         "config": config.model_dump(mode="json"),
         "versions": {
-            "ptm-ray": version("ptm-ray"),
+            "ptm-ray": __version__,
             "torch": torch.__version__,
             "ray": ray.__version__,
             "python": platform.python_version(),
