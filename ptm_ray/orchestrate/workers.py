@@ -5,8 +5,6 @@ every stage, and a job pays its start-up once. What the roles do is in `stages`;
 """
 
 import os
-import resource
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,13 +20,12 @@ from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.experts import ExpertTrainer, store_of
 from ptm_ray.stages.matching import Row
-from ptm_ray.stages.memory import keep_memory
+from ptm_ray.stages.memory import keep_memory, peak_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator, InlineScorer, Scorer
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place
 
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 #: A set on its way between processes: images and label probabilities.
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -88,8 +85,7 @@ class Worker:
             "kept_step": chosen.outer_step if chosen else run.step,
             "kept_score": chosen.score if chosen else None,
             "elapsed_s": run.elapsed_s,
-            # Of this process: KiB on Linux, bytes on macOS.
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT,
+            "peak_memory_bytes": peak_memory(self._problem.device),
         }
 
     def _evaluating(self) -> Evaluator:

@@ -1,9 +1,7 @@
 """One cell of a benchmark in one process: distil within the budget, then score the set under every condition."""
 
 import json
-import resource
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +14,7 @@ from ptm_ray.core.trajectory import TrajectorySource
 from ptm_ray.evaluation.protocol import TrainingSet
 from ptm_ray.evaluation.train import TrainRecipe
 from ptm_ray.stages.distill import Distillation
+from ptm_ray.stages.memory import peak_memory
 from ptm_ray.stages.mitigation import CycleRow
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator, InlineScorer
@@ -25,7 +24,6 @@ from ptm_ray.store.checkpoints import RunFolder
 
 #: One trained network: condition, network, evaluation_seed and its metrics.
 Score = dict[str, Any]
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def run_cell(
@@ -33,7 +31,8 @@ def run_cell(
 ) -> list[Score]:
     """Every score of a cell, with what it cost.
 
-    A cell that was stopped goes on from its folder's checkpoint. `peak_memory_bytes` is that of this process.
+    A cell that was stopped goes on from its folder's checkpoint. `peak_memory_bytes` is that of this process, of the
+    GPU where it works on one.
     """
     scoring = CellScoring(problem, asked)
     if asked.kind(cell.method) == FULL:
@@ -47,8 +46,7 @@ def run_cell(
         scores = list(scoring.finished(run.result(), learned=run.step > 0))
         scores += json.loads(early.read_text()) if early.exists() else []
         cost = {"distillation_s": run.elapsed_s, "outer_steps": run.step, **_mitigated(run.cycles)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
-    return [{**score, **cost, "peak_memory_bytes": peak} for score in scores]
+    return [{**score, **cost, "peak_memory_bytes": peak_memory(problem.device)} for score in scores]
 
 
 def _mitigated(cycles: list[CycleRow]) -> dict[str, float | int]:
@@ -119,9 +117,9 @@ class CellScoring:
         seeds: tuple[int, ...] | None = None,
     ) -> Iterator[Score]:
         count = self._settings.seeds if condition == "unified" else self._asked.extra_seeds
+        seeds = tuple(range(count)) if seeds is None else seeds
         for network in self._settings.networks:
-            for seed in range(count) if seeds is None else seeds:
-                metrics = self.evaluator.test(network, train_on, recipe, seed)
+            for seed, metrics in zip(seeds, self.evaluator.test(network, train_on, recipe, seeds), strict=True):
                 recalls = [metrics[f"recall_{label}"] for label in self._tested]
                 yield {
                     "condition": condition,

@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import resource
+import sys
 
 import torch
 
@@ -10,6 +12,8 @@ _MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-
 
 #: MiB of a matching step on a CPU, where settings don't say.
 USUAL_MIB = 2048
+#: What `getrusage` counts in.
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def matching_budget(asked_mib: int | None, device: torch.device) -> int:
@@ -20,6 +24,13 @@ def matching_budget(asked_mib: int | None, device: torch.device) -> int:
     if asked_mib is None and device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
     return (USUAL_MIB if asked_mib is None else asked_mib) * 2**20
+
+
+def peak_memory(device: torch.device | str) -> int:
+    """Bytes that this process has held at the most: of the GPU where it works on one, else resident in memory."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 
 def keep_memory() -> None:

@@ -67,13 +67,17 @@ class Evaluator:
         """Metrics of one fresh network on the test split."""
         settings = self.problem.config.evaluation
         recipe = self.recipe(settings.full_steps if job.kind == "full" else settings.steps)
-        return self.test(job.network, [self.training_set(job, synthetic, ipc)], recipe, job.seed)
+        (metrics,) = self.test(job.network, [self.training_set(job, synthetic, ipc)], recipe, [job.seed])
+        return metrics
 
-    def test(self, network: str, train_on: Sequence[TrainingSet], recipe: TrainRecipe, seed: int) -> dict[str, float]:
-        """Metrics on the test split of one fresh network of this architecture, trained on these one after another."""
+    def test(
+        self, network: str, train_on: Sequence[TrainingSet], recipe: TrainRecipe, seeds: Sequence[int]
+    ) -> list[dict[str, float]]:
+        """Metrics on the test split of a fresh network of this architecture for each seed, trained on these one after
+        another.
+        """
         images, labels = self._real("test")
-        (shares,) = self._predictions(network, train_on, images, recipe, [seed])
-        return score(shares, labels)
+        return [score(shares, labels) for shares in self._predictions(network, train_on, images, recipe, seeds)]
 
     def _predictions(
         self, name: str, train_on: Sequence[TrainingSet], images: Tensor, recipe: TrainRecipe, seeds: Sequence[int]

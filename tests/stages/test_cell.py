@@ -35,9 +35,9 @@ def trained(monkeypatch):
     seen = []
     whole = stage.Evaluator.test
 
-    def noted(self, network, train_on, recipe, seed):
-        seen.append((*train_on[-1], recipe, seed))
-        return whole(self, network, train_on, recipe, seed)
+    def noted(self, network, train_on, recipe, seeds):
+        seen.extend((*train_on[-1], recipe, seed) for seed in seeds)
+        return whole(self, network, train_on, recipe, seeds)
 
     monkeypatch.setattr(stage.Evaluator, "test", noted)
     return seen
