@@ -174,9 +174,9 @@ class StudentSettings(Settings):
     batch_size: Positive = 32
     """Synthetic images an inner step; a set that is no larger is seen whole."""
     inner_lr: Rate | None = None
-    """First inner lr; by default the one, below the expert's rate × steps over the first segment spread over the
-    student's steps, that brings the initial images' student closest. Segments whose steps cover more or less than the
-    first's take proportionally larger or smaller ones."""
+    """First inner lr, of random or later segments where there are any; by default the one, below the expert's rate ×
+    steps over the first segment spread over the student's steps, that brings the initial images' student closest.
+    Segments whose steps cover more or less take proportionally larger or smaller ones."""
     inner_lr_by_segment: bool = True
     """Learn how the inner lr depends on where a random or later segment begins, and another for progressive ones. MTT
     has one for all."""

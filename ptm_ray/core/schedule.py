@@ -49,6 +49,9 @@ class Schedule(Protocol):
     def typical(self) -> list[tuple[float, Segment]]:
         """Segments that stand for all, each with its share of the outer steps: what a run costs is told from them."""
 
+    def usual(self) -> Segment:
+        """The one that the inner lr is said for; students of others take steps in proportion."""
+
 
 def grow(kind: str, fraction: float) -> float:
     """g of the growth by count: 0 → 0, 1 → 1, never falling; held at 1 beyond."""
@@ -83,6 +86,9 @@ class Growing(ABC):
 
     def typical(self) -> list[tuple[float, Segment]]:
         return [(0.5, Segment(self.start, end)) for end in (self.end_min, self.end_max)]
+
+    def usual(self) -> Segment:
+        return Segment(self.start, self.end_min)
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,10 @@ class RandomSegments:
     def typical(self) -> list[tuple[float, Segment]]:
         return [(1.0, Segment(self.start_min, self.start_min + self.length))]
 
+    def usual(self) -> Segment:
+        half_way = (self.start_min + self.start_max) // 2
+        return Segment(half_way, half_way + self.length)
+
 
 @dataclass(frozen=True)
 class GrowingWindow:
@@ -169,6 +179,9 @@ class GrowingWindow:
 
     def typical(self) -> list[tuple[float, Segment]]:
         return self._window(self.start_max).typical()
+
+    def usual(self) -> Segment:
+        return self._window(self.start_max).usual()
 
     def _window(self, latest: int) -> RandomSegments:
         return RandomSegments(latest, self.length, self.start_min)
@@ -200,6 +213,10 @@ class Interleaved:
     def typical(self) -> list[tuple[float, Segment]]:
         parts = ((1 - self.share, self.progressive), (self.share, self.later))
         return [(whole * share, segment) for whole, part in parts for share, segment in part.typical()]
+
+    def usual(self) -> Segment:
+        # Those that most outer steps match: who trains on the set at its inner lr takes steps as small as theirs.
+        return self.later.usual()
 
 
 def student_steps(segment: Segment, per_snapshot: float, steps_min: int, steps_max: int) -> int:

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Callable
 
-import torch
-
 from ptm_ray.config import DistillConfig
 from ptm_ray.core.matching import Shape
 from ptm_ray.core.schedule import (
@@ -51,15 +49,15 @@ class Segments:
     """A run's schedule, and all that follows from it, once it is known where progressive segments begin.
 
     `searched` is the part of the schedule that the first inner lr is searched on: segments of one kind, so that one lr
-    can be best for them. `draw` decides which of them is the first.
+    can be best for them.
     """
 
-    def __init__(self, problem: Problem, start: int, draw: torch.Generator) -> None:
+    def __init__(self, problem: Problem, start: int) -> None:
         self._config, self._expert_steps = problem.config, problem.snapshot_steps()
         self.start = start
         self.schedule = make_schedule(problem.config, start)
         self.searched = self.schedule.progressive if isinstance(self.schedule, Interleaved) else self.schedule
-        self._first = self.searched.segment(self.schedule.begin(), draw)
+        self._usually_covered = self.covered(self.schedule.usual())
 
     def student_steps(self, segment: Segment) -> int:
         """Inner steps in a segment."""
@@ -84,13 +82,9 @@ class Segments:
         after = round(steps * (there - start) / (end - start))
         return Shape(vector(middle), min(max(after, 1), steps - 1), weight)
 
-    def first_covered(self) -> float:
-        """Steps of the expert that an inner step of the first segment has to cover."""
-        return self._covered(self._first)
-
     def pace(self, segment: Segment) -> float:
-        """What an inner step of this segment covers, over the same of the first: one α then serves all segments."""
-        return self._covered(segment) / self.first_covered()
+        """What an inner step of this segment covers, over the same of the usual one: one α then serves all segments."""
+        return self.covered(segment) / self._usually_covered
 
     def position(self, segment: Segment, progress: Progress) -> Position:
         """What α is learned by."""
@@ -98,5 +92,6 @@ class Segments:
             return Position(progressive=1.0)
         return Position(along=2 * segment.start / self._config.experts.snapshots - 1)
 
-    def _covered(self, segment: Segment) -> float:
+    def covered(self, segment: Segment) -> float:
+        """Steps of the expert that an inner step of the segment has to cover."""
         return (self._expert_steps[segment.end] - self._expert_steps[segment.start]) / self.student_steps(segment)

@@ -169,7 +169,7 @@ class TrajectoryMatching:
     def _plan_segments(self, start: int) -> None:
         """Segments, and the mitigation that is paced by them."""
         at = self._at
-        self.segments = Segments(at.problem, start, at.seeds.stream("first segment"))
+        self.segments = Segments(at.problem, start)
         self.mitigation: Mitigation | None = None
         if mitigation.applies(at.problem):
             pace = validate_every(self._config, len(at.learner.synthetic.images), self.passes)
@@ -194,12 +194,14 @@ class TrajectoryMatching:
 
     def _searched_log_lr(self) -> torch.Tensor:
         experts = self._at.problem.experts
-        # With momentum m an expert moves as if its rate were 1 / (1 − m) as large.
-        guess = experts.lr / (1 - experts.momentum) * self.segments.first_covered()
         drawn = [self._draw("inner lr", index, self.segments.searched) for index in range(SEARCH_SEGMENTS)]
         pairs = [(self._vector(expert, segment.start), self._vector(expert, segment.end)) for segment, expert in drawn]
-        batches = self._draw_batches(drawn[0][0], 0)
-        return torch.tensor(search_inner_lr(self._at.network, self._at.learner.synthetic, pairs, batches, guess)).log()
+        first, _ = drawn[0]
+        batches = self._draw_batches(first, 0)
+        # With momentum m an expert moves as if its rate were 1 / (1 − m) as large.
+        guess = experts.lr / (1 - experts.momentum) * self.segments.covered(first)
+        found = search_inner_lr(self._at.network, self._at.learner.synthetic, pairs, batches, guess)
+        return torch.tensor(found / self.segments.pace(first)).log()
 
     def _plan(self, start: torch.Tensor, batches: list[Batch]) -> Plan:
         key = (len(batches), len(batches[0].rows))

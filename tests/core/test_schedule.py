@@ -128,5 +128,13 @@ def test_typical_segments_are_on_average_as_long_as_those_drawn():
         assert mean == pytest.approx(sum(lengths) / len(lengths), rel=0.03)
 
 
+def test_the_usual_segment_is_half_way_among_the_short_ones_where_there_are_any():
+    progressive, later = ByCount(3, 9, growth=20, start=1), RandomSegments(6, 2, start_min=2)
+    assert progressive.usual() == (1, 3)
+    assert later.usual() == (4, 6)
+    assert Interleaved(progressive, later, share=0.1).usual() == (4, 6)
+    assert GrowingWindow(1, 6, 2, growth=20, start_min=0).usual() == (3, 5)
+
+
 def test_student_steps_follow_the_segment_within_their_bounds():
     assert [student_steps(Segment(0, end), 2.0, 4, 10) for end in (1, 2, 3, 4, 5, 6)] == [4, 4, 6, 8, 10, 10]

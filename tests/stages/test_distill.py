@@ -12,6 +12,7 @@ from ptm_ray.core.schedule import Segment
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.teacher import one_hot_logits, taught_logits
 from ptm_ray.errors import DivergedError
+from ptm_ray.stages import trajectory_matching
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.initial_set import initial_set
 from ptm_ray.stages.scoring import Evaluator, InlineScorer
@@ -302,15 +303,38 @@ PACED = {
 }
 
 
-def test_a_later_segment_has_the_pace_of_what_an_inner_step_of_it_covers(tmp_path):
+def test_a_segment_has_the_pace_of_what_an_inner_step_of_it_covers_against_a_later_one(tmp_path):
     run = distillation(small_problem(**PACED), tmp_path / "run")
-    assert run.matcher.segments.pace(Segment(0, 4)) == 1
-    assert run.matcher.segments.pace(Segment(0, 8)) == 1
-    assert run.matcher.segments.pace(Segment(3, 5)) == 0.5
+    assert run.matcher.segments.pace(Segment(3, 5)) == 1
+    assert run.matcher.segments.pace(Segment(0, 4)) == 2
+    assert run.matcher.segments.pace(Segment(0, 8)) == 2
     denser_early = {**PACED, "experts": {**PACED["experts"], "spacing": 2.0}}
     run = distillation(small_problem(**denser_early), tmp_path / "denser")
-    # Snapshots at 0, 1, 2, 3, 4, 6, 9, 12, 16: 4 steps of the expert in 4 of the student, 5 in 4, 16 in 8.
-    assert [run.matcher.segments.pace(Segment(*ends)) for ends in ((0, 4), (4, 6), (0, 8))] == [1, 1.25, 2]
+    # Snapshots at 0, 1, 2, 3, 4, 6, 9, 12, 16. Half way, 3 steps of the expert in 4 of the student.
+    paces = [run.matcher.segments.pace(Segment(*ends)) for ends in ((3, 5), (0, 4), (4, 6), (0, 8))]
+    assert paces == pytest.approx([1, 4 / 3, 5 / 3, 8 / 3])
+    only_progressive = {**PACED, "schedule": {**PACED["schedule"], "later_share": 0.0}}
+    run = distillation(small_problem(**only_progressive), tmp_path / "progressive")
+    assert run.matcher.segments.pace(Segment(0, 4)) == 1
+
+
+def test_the_inner_lr_is_that_of_later_segments_whatever_it_was_searched_on(tmp_path, monkeypatch):
+    searched = []
+
+    def search(network, synthetic, segments, batches, guess):
+        searched.append((segments, len(batches), guess))
+        return 0.3
+
+    monkeypatch.setattr(trajectory_matching, "search_inner_lr", search)
+    run = distillation(small_problem(**PACED), tmp_path / "run")
+    assert float(run.learner.synthetic.log_lr.exp()) == pytest.approx(0.15)
+    ((segments, steps, guess),) = searched
+    # Snapshots 0 to 4: eight steps of the expert, of half an inner step each.
+    experts = run.problem.config.experts
+    assert (steps, guess) == (4, pytest.approx(2 * experts.lr / (1 - experts.momentum)))
+    for start, target in segments:
+        assert np.array_equal(start, run.matcher.trajectories.vector(0, 0))
+        assert np.array_equal(target, run.matcher.trajectories.vector(0, 4))
 
 
 def test_the_inner_lr_is_learned_by_position_along_the_trajectory_and_apart_for_progressive_segments(tmp_path):
