@@ -19,23 +19,24 @@ Kind = Literal["synthetic", "random", "full"]
 
 @dataclass(frozen=True)
 class Job:
-    """One network to train and score: on which set (`draw` counts random draws), which architecture, which seed."""
+    """Networks to train and score: on which set (`draw` counts random draws), which architecture, one for each seed."""
 
     kind: Kind
     draw: int
     network: str
-    seed: int
+    seeds: tuple[int, ...]
 
 
-def jobs(kinds: Iterable[Kind], networks: Sequence[str], seeds: int, random_draws: int) -> list[Job]:
-    """Every network of an evaluation. Random real images are drawn anew for every draw."""
+def jobs(kinds: Iterable[Kind], networks: Sequence[str], seeds: int, random_draws: int, together: int = 1) -> list[Job]:
+    """Every network of an evaluation, up to `together` in a job. Random real images are drawn anew for every draw."""
     draws = {"synthetic": 1, "random": random_draws, "full": 1}
+    parts = [tuple(range(first, min(first + together, seeds))) for first in range(0, seeds, together)]
     return [
-        Job(kind, draw, network, seed)
+        Job(kind, draw, network, part)
         for kind in kinds
         for network in networks
         for draw in range(draws[kind])
-        for seed in range(seeds)
+        for part in parts
     ]
 
 

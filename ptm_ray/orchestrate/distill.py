@@ -272,15 +272,17 @@ def _evaluation(
     watcher: Watcher,
 ) -> list[Any]:
     settings = problem.config.evaluation
-    todo = jobs(kinds, settings.networks, settings.seeds, settings.random_draws)
+    # A GPU trains all networks of a set side by side; on CPUs each is a job, so that none is idle while there are some.
+    together = settings.seeds if crew.gpus else 1
+    todo = jobs(kinds, settings.networks, settings.seeds, settings.random_draws, together)
     # Longest first, so that none of them is left to run alone at the end.
     queue = sorted(todo, key=lambda job: (job.kind != "full", job.network == "convnet"))
 
     def show(done: int, total: int) -> None:
         watcher.update("evaluating", done, total, f"{done} of {total} networks")
 
-    found = dict(evaluators.evaluate(crew, queue, synthetic, problem.config.ipc, show))
-    return [(job, found[job]) for job in todo]
+    found = evaluators.evaluate(crew, queue, synthetic, problem.config.ipc, show)
+    return [(job, metrics) for job in todo for metrics in found[job]]
 
 
 def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float]) -> SyntheticSet:

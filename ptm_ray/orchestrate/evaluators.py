@@ -1,4 +1,4 @@
-"""Evaluations on Ray: every network is a job of its own, scored by whichever worker is free."""
+"""Evaluations on Ray: some networks are a job, scored by whichever worker is free."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,15 +21,15 @@ def evaluate(
     synthetic: Arrays | None,
     ipc: int,
     progress: Callable[[int, int], None],
-) -> list[tuple[Job, dict[str, float]]]:
-    """Metrics of every job on the test split, in the order asked.
+) -> dict[Job, list[dict[str, float]]]:
+    """Metrics of every job's networks on the test split. `progress` is told of networks, done and wanted.
 
     A job whose worker is lost is done by another. Raises `WorkerFailed` where that keeps happening.
     """
     shared = ray.put(synthetic)
     waiting, failed = list(todo), Counter[Job]()
     running: dict[Any, tuple[Job, Any]] = {}
-    found: dict[Job, dict[str, float]] = {}
+    found: dict[Job, list[dict[str, float]]] = {}
     while waiting or running:
         crew.leader()
         busy = [worker for _, worker in running.values()]
@@ -53,8 +53,8 @@ def evaluate(
                 raise WorkerFailed(f"the worker that evaluated {job} died {TRIES} times; last: {error}") from error
             crew.lost(worker)
             waiting.insert(0, job)
-        progress(len(found), len(todo))
-    return [(job, found[job]) for job in todo]
+        progress(sum(map(len, found.values())), sum(len(job.seeds) for job in todo))
+    return found
 
 
 def by_kind(results: Sequence[tuple[Job, dict[str, float]]]) -> Scores:

@@ -50,8 +50,8 @@ class Worker:
         self._trainer = self._trainer or ExpertTrainer(self._problem)
         yield from self._trainer.train_into(store_of(self._problem, experts_root), experts)
 
-    def score(self, job: Job, synthetic: Arrays | None, ipc: int) -> dict[str, float]:
-        """Trains one evaluation network and scores it on the test split."""
+    def score(self, job: Job, synthetic: Arrays | None, ipc: int) -> list[dict[str, float]]:
+        """Trains a job's evaluation networks and scores them on the test split."""
         made = None if synthetic is None else self._problem.training_set(*synthetic)
         return self._evaluating().run(job, made, ipc)
 

@@ -1,4 +1,4 @@
-"""Scoring sets: one network at a time, as evaluator actors do it, and the validation that a distillation asks for."""
+"""Scoring sets: some networks at a time, as evaluator actors do it, and the validation that a distillation asks for."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -63,12 +63,11 @@ class Evaluator:
             raise ValueError("a synthetic job needs a synthetic set")
         return synthetic
 
-    def run(self, job: Job, synthetic: TrainingSet | None, ipc: int) -> dict[str, float]:
-        """Metrics of one fresh network on the test split."""
+    def run(self, job: Job, synthetic: TrainingSet | None, ipc: int) -> list[dict[str, float]]:
+        """Metrics of the job's networks on the test split."""
         settings = self.problem.config.evaluation
         recipe = self.recipe(settings.full_steps if job.kind == "full" else settings.steps)
-        (metrics,) = self.test(job.network, [self.training_set(job, synthetic, ipc)], recipe, [job.seed])
-        return metrics
+        return self.test(job.network, [self.training_set(job, synthetic, ipc)], recipe, job.seeds)
 
     def test(
         self, network: str, train_on: Sequence[TrainingSet], recipe: TrainRecipe, seeds: Sequence[int]

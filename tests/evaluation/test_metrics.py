@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,7 +93,16 @@ def test_jobs_are_every_network_and_seed_and_random_images_are_drawn_anew():
     assert len(todo) == len(set(todo))
     assert Counter(job.kind for job in todo) == {"synthetic": 6, "random": 24, "full": 6}
     assert {job.draw for job in todo if job.kind == "random"} == {0, 1, 2, 3}
-    assert {(job.network, job.seed) for job in todo} == {(name, s) for name in ("convnet", "vit") for s in range(3)}
+    assert {(job.network, job.seeds) for job in todo} == {(name, (s,)) for name in ("convnet", "vit") for s in range(3)}
+
+
+def test_jobs_of_several_networks_are_the_same_networks_in_the_same_order():
+    asked = ("synthetic", "random", "full"), ("convnet", "vit"), 5, 2
+    parts = jobs(*asked, together=2)
+    assert [job.seeds for job in parts[:3]] == [(0, 1), (2, 3), (4,)]
+    alone = [replace(job, seeds=(seed,)) for job in parts for seed in job.seeds]
+    assert alone == jobs(*asked)
+    assert [job.seeds for job in jobs(("full",), ("convnet",), 3, 1, together=8)] == [(0, 1, 2)]
 
 
 def test_a_network_that_diverged_is_said_to_have_and_tells_nothing_apart():

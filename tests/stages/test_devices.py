@@ -111,9 +111,10 @@ def test_an_expert(settings):
 
 @pytest.mark.parametrize("kind", ["random", "full", "synthetic"])
 def test_an_evaluation(kind):
-    problem, job = small_problem(), Job(kind, 0, "convnet", 0)
+    problem, job = small_problem(), Job(kind, 0, "convnet", (0, 1))
     arrays = (torch.randn(6, 3, 16, 16).numpy(), torch.eye(3).repeat(2, 1).numpy())
     here = Evaluator(problem).run(job, problem.training_set(*arrays), 2)
+    assert len(here) == 2
     with elsewhere():
         there = problem.on(DEVICE)
         assert Evaluator(there).run(job, there.training_set(*arrays), 2) == here
