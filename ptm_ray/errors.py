@@ -36,6 +36,10 @@ class WorkerFailed(PtmError):
     """A Ray worker that died or raised more often than it may."""
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was told to end, by SIGTERM: a scheduler's time limit, `ray job stop`, `kill`."""
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, short enough to stand inside a message of ours."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

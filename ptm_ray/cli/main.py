@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ptm_ray import __version__
 from ptm_ray.cli import bench, distill, doctor, evaluate, experts, submit, sweep
 from ptm_ray.cli.flags import one_line
-from ptm_ray.errors import ConfigError, PtmError, WorkerFailed, did_you_mean
+from ptm_ray.errors import ConfigError, PtmError, Terminated, WorkerFailed, did_you_mean
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "distill": (distill.main, "real images in, an evaluated and shareable synthetic set out"),
@@ -51,7 +51,8 @@ def run(argv: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """The console script. Exit code 2: bad input; 1: a failure while working; 130: interrupted; 141: nobody reads."""
+    """The console script. Exit code 2: bad input; 1: a failure while working; 130: interrupted; 141: nobody reads;
+    143: told to end."""
     try:
         run(sys.argv[1:])
     except WorkerFailed as error:
@@ -59,9 +60,9 @@ def main() -> None:
     except PtmError as error:
         print(f"ptm-ray: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("ptm-ray: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(error, Terminated) else 130)
     except BrokenPipeError:
         # The reader has seen enough, as `head` has; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

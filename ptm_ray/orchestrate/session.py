@@ -4,13 +4,16 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 
-from ptm_ray.errors import ConfigError, WorkerFailed
+from ptm_ray.errors import ConfigError, Terminated, WorkerFailed
 
 
 def _private_token() -> None:
@@ -25,19 +28,31 @@ def _private_token() -> None:
             file.write(secrets.token_hex(32))
 
 
+def _end(*_: object) -> None:
+    raise Terminated
+
+
+def _answer_sigterm(by: Any) -> None:
+    """From the main thread, to which signals come."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, by)
+
+
 @contextmanager
 def connected(num_cpus: int | None = None) -> Iterator[None]:
     """A connection to Ray for as long as the block runs.
 
     Uses the connection that is already there; else the cluster at RAY_ADDRESS (as in a submitted job); else starts a
     local Ray with `num_cpus` CPUs (by default all), without dashboard, reachable from this machine alone, and stops it
-    at the end. Raises `WorkerFailed` where a named cluster can't be reached.
+    at the end. SIGTERM ends the block with `Terminated`, as Ctrl-C does with `KeyboardInterrupt`, but where the process
+    has a handler of its own. Raises `WorkerFailed` where a named cluster can't be reached.
     """
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
+    handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     try:
         if address:
             ray.init(address=address, log_to_driver=False)
@@ -53,10 +68,13 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
             )
     except ConnectionError as error:
         raise WorkerFailed(f"no Ray cluster answers at {address} ({error}); check RAY_ADDRESS, or unset it") from error
+    # Ray has set a handler that dumps the stack and aborts.
+    _answer_sigterm(_end if handler == signal.SIG_DFL else handler)
     try:
         yield
     finally:
         ray.shutdown()
+        _answer_sigterm(handler)
 
 
 def count_workers(asked: int | None, gpus: float = 0.0) -> int:

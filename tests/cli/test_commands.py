@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -123,6 +124,21 @@ def test_a_run_that_was_interrupted_goes_on_with_the_same_command(distilled, fol
     cost = json.loads(second.stdout.splitlines()[-1])["cost"]
     assert cost["outer_steps"] > stopped_at
     assert seconds < cost["distillation_s"] < seconds + 20
+
+
+def test_a_run_that_is_told_to_end_says_how_to_go_on_and_leaves_no_process(distilled, folder, wait_until):
+    words = "distill --data cells.npz --config quick.toml --ipc 2 --outer-steps 100000 --out runs/t --experts-dir ex"
+    run = subprocess.Popen([COMMAND, *words.split(), "--workers", "1"], cwd=folder, stderr=subprocess.PIPE, text=True)
+    wait_until((folder / "runs" / "t" / "checkpoint.pt").exists, limit_s=120)
+    started = psutil.Process(run.pid).children(recursive=True)
+    assert any("raylet" in process.name() for process in started)
+    run.terminate()
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 143
+    assert said.splitlines()[-1] == "ptm-ray: interrupted; the same command goes on from the last checkpoint"
+    assert "SIGTERM" not in said
+    _, left = psutil.wait_procs(started, timeout=30)
+    assert not left
 
 
 def test_the_smoke_suite_compares_its_methods(folder, ray_cluster, pytestconfig):
