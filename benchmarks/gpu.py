@@ -32,7 +32,7 @@ from ptm_ray.core.expert import ExpertTraining
 from ptm_ray.core.replay import Replays
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import from_noise, inner_batches
-from ptm_ray.core.unroll import RECOMPUTE, Gradients, Plan, matching_gradients
+from ptm_ray.core.unroll import RECOMPUTE, Gradients, Plan, Student, matching_gradients
 from ptm_ray.evaluation.train import TrainRecipe, predict, train, trainer
 
 DEVICE = torch.device("cuda")
@@ -40,8 +40,8 @@ DEVICE = torch.device("cuda")
 TRAINED_ON, EXPERT_STEPS, EXPERT_BATCH = 4096, 60, 256
 #: Networks of an evaluation, update steps of each, images that they then classify.
 NETWORKS, EVALUATION_STEPS, SCORED = 5, 60, 600
-#: Experts and networks that are trained side by side.
-TOGETHER = (1, 4, 8)
+#: Experts that are trained side by side, and students that are matched so.
+TOGETHER, STUDENTS = (1, 4, 8), (2, 4, 8)
 Way = Callable[[], object]
 
 
@@ -127,7 +127,7 @@ def matching(case: Case) -> dict[str, Any]:
         find = Replays(network)
 
         def run(find: Replays = find, plan: Plan = plan) -> Gradients:
-            return find(*given, batches, plan=plan)
+            return find([Student(*given[:2], batches)], *given[2:], plan=plan)
 
         ways[name] = run
         memory[name] = peak_mib(run)
@@ -135,10 +135,20 @@ def matching(case: Case) -> dict[str, Any]:
         one, other = ([part.clone() for part in run()] for _ in range(2))
         same_bits[name] = all(map(torch.equal, one, other))
     torch.backends.cudnn.allow_tf32 = True
+    for count in STUDENTS:
+        find, draws = Replays(nets.build("convnet", **sizes)), [Seeds(k).stream("students") for k in range(count)]
+        drawn_anew = [inner_batches(len(images), case.images, case.steps, OPS, own) for own in draws]
+        students = [Student(*given[:2], [Batch(b.rows.to(DEVICE), b.draw) for b in own]) for own in drawn_anew]
+
+        def several(find: Replays = find, students: list[Student] = students) -> Gradients:
+            return find(students, *given[2:], plan=Plan(case.steps, 1))
+
+        ways[f"stored, {count} side by side"] = several
+        memory[f"stored, {count} side by side"] = peak_mib(several)
     what = f"matching step, {case.images} images, {case.steps} student steps"
     found = compare(what, ways, case.counted_flops(), errors=errors, same_bits=same_bits)
     found["peak_mib"] |= memory
-    return found
+    return each(found)
 
 
 def experts() -> dict[str, Any]:
@@ -173,7 +183,7 @@ def experts() -> dict[str, Any]:
 
 
 def each(found: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of one network, where several were trained side by side."""
+    """Seconds of one network, where several were trained or matched side by side."""
     for name in found["seconds"]:
         if "side by side" in name:
             found["seconds"][name] /= int(name.split(", ")[1].split()[0])

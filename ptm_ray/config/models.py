@@ -383,7 +383,8 @@ class DistillConfig(Settings):
     """Most outer steps; by default 2000, or as many as there is time for where a time budget ends the run. 0: the first
     images are handed on as they are."""
     matchers: Positive = 1
-    """Workers that match together, one expert each, and average their gradients at every outer step."""
+    """Workers that match together, one expert each, and average their gradients at every outer step. On a GPU one
+    worker does for all of them, side by side."""
     network: NetworkSettings = NetworkSettings()
     experts: ExpertSettings = ExpertSettings()
     schedule: ScheduleSettings = ScheduleSettings()

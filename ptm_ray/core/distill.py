@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from ptm_ray.core.batch import Batch
-from ptm_ray.core.matching import Easy, Matching, Shape, matching_loss
+from ptm_ray.core.matching import matching_loss
 from ptm_ray.core.optimiser import Optimiser
 from ptm_ray.core.overlap import Halves, Reference, separation_gradient
 from ptm_ray.core.params import Network
 from ptm_ray.core.synthetic import ANYWHERE, Position, Synthetic
 from ptm_ray.core.types import Float, Tensor
-from ptm_ray.core.unroll import RECOMPUTE, Gradients, Plan, matching_gradients, roll_out
+from ptm_ray.core.unroll import RECOMPUTE, Gradients, Plan, Student, mean_gradients, roll_out
 
 #: Inner lr is multiplied by this when an update is skipped: a student that explodes took too long steps.
 BACK_OFF = 0.5
@@ -204,9 +204,7 @@ def _usable(gradients: Gradients, explode_at: float) -> bool:
 def outer_step(
     network: Network,
     learner: Learner,
-    start: Float[Tensor, " params"],
-    target: Float[Tensor, " params"],
-    batches: Sequence[Batch],
+    students: Sequence[Student],
     *,
     pace: float = 1.0,
     position: Position = ANYWHERE,
@@ -215,27 +213,23 @@ def outer_step(
     moving: Tensor | None = None,
     mean: Callable[[Gradients], Gradients] | None = None,
     exact: bool = True,
-    easy_below: float | None = None,
-    shape: Shape | None = None,
     find: Callable[..., Gradients] | None = None,
 ) -> StepMetrics:
-    """Matches the student to the segment start → target and updates the synthetic set in place.
+    """Matches students to what they should become and updates the synthetic set in place, by their mean gradient.
 
-    The student's steps are of inner lr α · `pace`, so that one α serves segments that differ in what a step covers; α
+    Their steps are of inner lr α · `pace`, so that one α serves segments that differ in what a step covers; α
     itself is that of the segment's `position`.
 
     `separation` also climbs the overlap ratio (the separate phase), by its gradient scaled to `weight` times the norm
     of the matching gradient; `moving` limits the update to those rows (separate and retrain). `mean` is what several
-    processes that match a segment each make of their gradients. `exact` is as in `matching_gradients`. `easy_below` and
-    `shape` are HoP-TM's: see `Easy` and `Shape`. `find` is another way to this network's `matching_gradients`. An
-    update that is not finite, or whose loss has exploded, is skipped and the inner lr backs off.
+    processes that match a segment each make of their gradients. `exact` is as in `matching_gradients`. `find` is
+    another way to this network's `mean_gradients`. An update that is not finite, or whose loss has exploded, is skipped
+    and the inner lr backs off; what has become easy (see `Easy`) for the first student is remembered otherwise.
     """
     now = learner.synthetic
     log_lr = learner.synthetic.log_lr_at(position) + math.log(pace)
-    matching = Matching(None if easy_below is None else Easy(learner.easy, easy_below), shape)
-    find = find or partial(matching_gradients, network)
-    given = start, target, now.images, now.labels(), log_lr, batches
-    gradients = find(*given, plan=plan, exact=exact, matching=matching)
+    find = find or partial(mean_gradients, network)
+    gradients = find(students, now.images, now.labels(), log_lr, plan=plan, exact=exact)
     if mean is not None:
         gradients = mean(gradients)
     loss, inner_lr = float(gradients.loss), math.exp(float(learner.synthetic.log_lr_at(position)))
@@ -255,6 +249,7 @@ def outer_step(
         gradients = gradients._replace(images=gradients.images - separation.weight * size * apart)
         overlap = float(ratio)
     learner.update(gradients, position, moving)
-    if matching.easy is not None:
-        learner.easy = matching.easy.counting
+    easy = students[0].matching.easy
+    if easy is not None:
+        learner.easy = easy.counting
     return StepMetrics(loss, inner_lr, skipped=False, overlap=overlap)

@@ -91,7 +91,7 @@ def shape_potential(student: Float[Tensor, "3"], expert: Float[Tensor, "3"]) -> 
     return ANGLES_AMONG_COSINES * F.smooth_l1_loss(student, expert)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Matching:
     """The loss of a segment: MTT's, unless some parameters are to count first or the way has a shape to follow."""
 

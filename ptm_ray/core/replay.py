@@ -1,61 +1,69 @@
 """A matching step on a GPU: recorded once for each number of student steps, then replayed.
 
-All N steps and the way back through them are one recording. Which images a batch has and how they are augmented differs
-from one outer step to the next and stays outside: that is done for all batches together before, and its derivative
-taken once afterwards.
+All N steps and the way back through them are one recording, of several students side by side. Which images a batch has
+and how they are augmented differs from one outer step to the next and stays outside: that is done for all batches
+together before, and its derivative taken once afterwards.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 
 from ptm_ray.core import augment
 from ptm_ray.core.batch import Batch, seen_at_once
-from ptm_ray.core.matching import Matching
 from ptm_ray.core.params import Network
-from ptm_ray.core.recording import Recording, memory_pool
+from ptm_ray.core.recording import Recording, memory_pool, side_by_side
 from ptm_ray.core.types import Float, Tensor
-from ptm_ray.core.unroll import RECOMPUTE, Gradients, Plan, matching_gradients
+from ptm_ray.core.unroll import RECOMPUTE, Gradients, Plan, Student, matching_gradients, mean_gradients
 
 
 class _Call(NamedTuple):
-    """Calls alike in this are one recording."""
+    """Calls alike in this are one recording. `sizes`: of each student's batches."""
 
-    sizes: tuple[int, ...]
+    sizes: tuple[tuple[int, ...], ...]
     plan: Plan
     exact: bool
 
 
 class _Step:
-    """One recorded call, and the tensors that it reads."""
+    """One recorded call, and the tensors that it reads of each student."""
 
-    def __init__(self, network: Network, given: Sequence[Tensor], call: _Call, pool: object) -> None:
-        device = given[0].device
-        self._given = [tensor.clone() for tensor in given]
-        rows = torch.split(torch.arange(sum(call.sizes), device=device), list(call.sizes))
-        batches = [Batch(own, augment.Draw("", torch.empty(0))) for own in rows]
+    def __init__(self, network: Network, given: Sequence[Sequence[Tensor]], call: _Call, pool: object) -> None:
+        device = given[0][0].device
+        self._given = [[tensor.clone() for tensor in own] for own in given]
 
-        def run() -> Gradients:
-            start, target, images, labels, log_lr = self._given
+        def match(number: int, found: list[Gradients]) -> None:
+            start, target, images, labels, log_lr = self._given[number]
+            sizes = call.sizes[number]
+            rows = torch.split(torch.arange(sum(sizes), device=device), list(sizes))
+            batches = [Batch(own, augment.Draw("", torch.empty(0))) for own in rows]
             given = start, target, images, labels, log_lr, batches
-            return matching_gradients(network, *given, plan=call.plan, exact=call.exact)
+            found.append(matching_gradients(network, *given, plan=call.plan, exact=call.exact))
+
+        def run() -> list[Gradients]:
+            found: list[Gradients] = []
+            side_by_side([partial(match, number, found) for number in range(len(given))], device)
+            return found
 
         self._recording = Recording(run, device, pool)
 
-    def __call__(self, given: Sequence[Tensor]) -> Gradients:
-        for mine, tensor in zip(self._given, given, strict=True):
-            mine.copy_(tensor)
+    def __call__(self, given: Sequence[Sequence[Tensor]]) -> list[Gradients]:
+        for mine, theirs in zip(self._given, given, strict=True):
+            for held, tensor in zip(mine, theirs, strict=True):
+                held.copy_(tensor)
         return self._recording()
 
 
 def finder(network: Network, device: torch.device) -> "Replays | None":
-    """What is faster there than `matching_gradients` itself, if anything is."""
+    """What is faster there than `mean_gradients` itself, if anything is."""
     return Replays(network) if device.type == "cuda" else None
 
 
 class Replays:
-    """`matching_gradients` of one network, by recordings, which share their memory."""
+    """`mean_gradients` of one network, by recordings, which share their memory."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -64,34 +72,35 @@ class Replays:
 
     def __call__(
         self,
-        start: Float[Tensor, " params"],
-        target: Float[Tensor, " params"],
+        students: Sequence[Student],
         images: Float[Tensor, "n channels height width"],
         labels: Float[Tensor, "n classes"],
         log_lr: Float[Tensor, ""],
-        batches: Sequence[Batch],
         *,
         plan: Plan = RECOMPUTE,
         exact: bool = True,
-        matching: Matching | None = None,
     ) -> Gradients:
-        """As `unroll.matching_gradients`.
+        """As `unroll.mean_gradients`.
 
         What looks at the student on its way, or at which parameters count, depends on values: it is not recorded.
         """
-        if matching is not None and not matching.plain:
-            given = start, target, images, labels, log_lr, batches
-            return matching_gradients(self._network, *given, plan=plan, exact=exact, matching=matching)
+        if not all(student.matching.plain for student in students):
+            return mean_gradients(self._network, students, images, labels, log_lr, plan=plan, exact=exact)
+        sizes = tuple(tuple(len(batch.rows) for batch in student.batches) for student in students)
+        batches = list(chain(*(student.batches for student in students)))
         rows = torch.cat([batch.rows for batch in batches]).to(images.device)
         leaf = images.detach().requires_grad_()
         with torch.enable_grad():
             seen = seen_at_once(batches, leaf)
-        tensors = start, target, seen.detach(), labels[rows], log_lr
-        call = _Call(tuple(len(batch.rows) for batch in batches), plan, exact)
+        parts = [torch.split(whole, [sum(own) for own in sizes]) for whole in (seen.detach(), labels[rows])]
+        given = [(s.start, s.target, *own, log_lr) for s, *own in zip(students, *parts, strict=True)]
+        call = _Call(sizes, plan, exact)
         if call not in self._steps:
             self._pool = self._pool or memory_pool(images.device)
-            self._steps[call] = _Step(self._network, tensors, call, self._pool)
-        found = self._steps[call](tensors)
-        (of_images,) = torch.autograd.grad(seen, leaf, found.images)
-        of_labels = torch.zeros_like(labels).index_add_(0, rows, found.labels)
-        return Gradients(found.loss.clone(), of_images, of_labels, found.log_lr.clone())
+            self._steps[call] = _Step(self._network, given, call, self._pool)
+        found, share = self._steps[call](given), 1 / len(students)
+        (of_images,) = torch.autograd.grad(seen, leaf, share * torch.cat([own.images for own in found]))
+        of_rows = torch.cat([own.labels for own in found])
+        of_labels = torch.zeros_like(labels).index_add_(0, rows, of_rows, alpha=share)
+        loss, of_lr = (torch.stack(all_of).mean(0) for all_of in zip(*((g.loss, g.log_lr) for g in found), strict=True))
+        return Gradients(loss, of_images, of_labels, of_lr)

@@ -54,6 +54,15 @@ class Gradients(NamedTuple):
     log_lr: Float[Tensor, ""]
 
 
+class Student(NamedTuple):
+    """Where it starts, where it should end, what its steps train on, and the loss that says how far off it is."""
+
+    start: Float[Tensor, " params"]
+    target: Float[Tensor, " params"]
+    batches: Sequence[Batch]
+    matching: Matching = Matching()
+
+
 class _Step:
     """One inner step: its gradient, and the way from there back to images and labels."""
 
@@ -154,6 +163,26 @@ def matching_gradients(
         if along.theta is not None:
             v = v - lr * along.theta
     return Gradients(loss.detach(), grad_images * lr, grad_labels * lr, grad_lr * lr)
+
+
+def mean_gradients(
+    network: Network,
+    students: Sequence[Student],
+    images: Float[Tensor, "n channels height width"],
+    labels: Float[Tensor, "n classes"],
+    log_lr: Float[Tensor, ""],
+    *,
+    plan: Plan = RECOMPUTE,
+    exact: bool = True,
+) -> Gradients:
+    """The mean of the students' `matching_gradients`."""
+    found = [
+        matching_gradients(
+            network, start, target, images, labels, log_lr, batches, plan=plan, exact=exact, matching=matching
+        )
+        for start, target, batches, matching in students
+    ]
+    return Gradients(*(torch.stack(parts).mean(0) for parts in zip(*found, strict=True)))
 
 
 def graph_bytes(

@@ -103,14 +103,12 @@ def distill(
     """
     watcher = watcher or Nobody()
     problem = Problem(dataset, config).check()
-    if gpus and config.matchers > 1:
-        raise ConfigError(f"{config.matchers} matchers work on CPUs alone; set matchers to 1, or leave GPUs out")
     folder = RunFolder(out)
     folder.claim(run_identity(config, dataset))
     started = time.monotonic()
     with connected(workers):
         there = count_workers(workers, gpus)
-        if config.matchers > there:
+        if config.matchers > there and not gpus:
             raise ConfigError(f"{config.matchers} matchers want a CPU each, but there are {there}; lower matchers")
         with Crew.start(ray.put(problem), there, gpus) as crew:
             buffer = experts_with_progress(problem, crew, experts_root, watcher)
@@ -222,7 +220,8 @@ def _distillation(
 ) -> dict[str, Any]:
     """The finished run, by as many members as match together."""
     show = _shown(watcher, budget_s, config.most_steps(budget_s))
-    if config.matchers == 1:
+    if config.matchers == 1 or crew.gpus:
+        # On a GPU one worker matches for all, side by side.
         return _by_one(crew, buffer, folder, budget_s, show)
     # Train takes a second to import, which those who match alone need not wait for.
     from ptm_ray.orchestrate.together import distil_together

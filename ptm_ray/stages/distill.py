@@ -65,7 +65,7 @@ class Distillation:
         team: Team | None = None,
     ) -> None:
         started, config = time.monotonic(), problem.config
-        self.problem, self.folder, self.team = problem, folder, team or Alone()
+        self.problem, self.folder, self.team = problem, folder, team or Alone(config.matchers)
         seeds = Seeds(config.seed)
         bounds = problem.whitening.bounds if config.images.in_range else None
         bounds = None if bounds is None else bounds.to(problem.device)

@@ -4,6 +4,7 @@ Whatever is drawn, measured or decided for the whole set is the first one's word
 replicas stay one run, whose checkpoint is the first one's.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from ptm_ray.core.synthetic import Synthetic
@@ -23,6 +24,11 @@ class Team(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def matchers(self) -> Sequence[int]:
+        """Those of the run's matchers that this one is."""
+        ...
+
     def mean(self, gradients: Gradients) -> Gradients:
         """Of everybody's gradients."""
         ...
@@ -33,10 +39,13 @@ class Team(Protocol):
 
 
 class Alone:
-    """A team of one."""
+    """A team of one, which does for all matchers."""
 
     rank = 0
     size = 1
+
+    def __init__(self, matchers: int = 1) -> None:
+        self.matchers = range(matchers)
 
     def mean(self, gradients: Gradients) -> Gradients:
         """Its own."""

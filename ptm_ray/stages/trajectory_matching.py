@@ -8,12 +8,13 @@ import torch
 
 from ptm_ray.core.batch import Batch
 from ptm_ray.core.distill import outer_step, search_inner_lr
+from ptm_ray.core.matching import Easy, Matching
 from ptm_ray.core.overlap import Phase
 from ptm_ray.core.replay import finder
 from ptm_ray.core.schedule import Progress, Schedule, Segment
 from ptm_ray.core.synthetic import inner_batches
 from ptm_ray.core.trajectory import StraightLine, TrajectorySource
-from ptm_ray.core.unroll import Plan, plan_for
+from ptm_ray.core.unroll import Plan, Student, plan_for
 from ptm_ray.stages import mitigation
 from ptm_ray.stages.head_start import head_start
 from ptm_ray.stages.matching import Row, Workplace
@@ -53,7 +54,8 @@ class TrajectoryMatching:
         self._rows = torch.arange(len(images), device=images.device) if rows is None else rows
         self._moving = moving
         self._plans: dict[tuple[int, int], Plan] = {}
-        self._budget = matching_budget(self._config.student.memory_mib, images.device)
+        # For each of the students that are matched at a time.
+        self._budget = matching_budget(self._config.student.memory_mib, images.device) // len(at.team.matchers)
         self._find = finder(at.network, images.device)
 
     def begin(self, hits: Callable[[], torch.Tensor]) -> None:
@@ -103,33 +105,31 @@ class TrajectoryMatching:
     def prepare(self, outer_step: int) -> None:
         """Draws segment, expert and batches; looks at the overlap where a look is due."""
         self._segment, expert = self._draw("segment", outer_step, self.segments.schedule)
-        self._batches = self._draw_batches(self._segment, outer_step)
+        # One segment for all matchers, lest some wait for others' longer ones; an expert for each.
+        self._drawn = [
+            ((expert + matcher) % self.trajectories.num_experts, self._draw_batches(self._segment, outer_step, matcher))
+            for matcher in self._at.team.matchers
+        ]
         self._looked = None
         if self.mitigation is not None:
             target = self._vector(expert, self._segment.end)
             self._looked = self.mitigation.look(self._at.learner, target, outer_step)
-        # One segment for the whole team, lest some wait for others' longer ones; an expert for each.
-        self._expert = (expert + self._at.team.rank) % self.trajectories.num_experts
-        self._start, self._target = (self._vector(self._expert, snapshot) for snapshot in self._segment)
 
     def update(self, step: int) -> Row:
         """One outer step on the segment that was drawn."""
-        segment, batches, learner, phase = self._segment, self._batches, self._at.learner, self.phase
+        segment, learner, phase = self._segment, self._at.learner, self.phase
+        students = [self._student(step, *drawn) for drawn in self._drawn]
         metrics = outer_step(
             self._at.network,
             learner,
-            self._start,
-            self._target,
-            batches,
+            students,
             pace=self.segments.pace(segment),
             position=self.segments.position(segment, self.progress),
-            plan=self._plan(self._start, batches),
+            plan=self._plan(students[0]),
             separation=None if self.mitigation is None else self.mitigation.separation(),
             moving=self._moving if self.mitigation is None else self.mitigation.moving,
             mean=self._at.team.mean,
             exact=self._config.student.gradient == "exact",
-            easy_below=self._config.matching.easy_below(step),
-            shape=self.segments.shape(segment, partial(self._vector, self._expert)),
             find=self._find,
         )
         if learner.easy is not None:
@@ -142,7 +142,7 @@ class TrajectoryMatching:
             outer_step=step,
             start=segment.start,
             end=segment.end,
-            student_steps=len(batches),
+            student_steps=len(students[0].batches),
             loss=metrics.loss,
             inner_lr=metrics.inner_lr,
             skipped=metrics.skipped,
@@ -150,15 +150,22 @@ class TrajectoryMatching:
             overlap=metrics.overlap if self._looked is None else self._looked,
         )
 
+    def _student(self, step: int, expert: int, batches: list[Batch]) -> Student:
+        """Of that expert, on the segment that was drawn."""
+        start, target = (self._vector(expert, snapshot) for snapshot in self._segment)
+        below = self._config.matching.easy_below(step)
+        easy = None if below is None else Easy(self._at.learner.easy, below)
+        shape = self.segments.shape(self._segment, partial(self._vector, expert))
+        return Student(start, target, batches, Matching(easy, shape))
+
     def _draw(self, stage: str, index: int, schedule: Schedule) -> tuple[Segment, int]:
         """What the schedule asks for now, and an expert."""
         draw = self._at.seeds.stream(stage, index)
         segment = schedule.segment(self.progress, draw)
         return segment, int(torch.randint(self.trajectories.num_experts, (), generator=draw))
 
-    def _draw_batches(self, segment: Segment, outer_step: int) -> list[Batch]:
-        rank = self._at.team.rank
-        draw = self._at.seeds.stream("inner batches", outer_step, *((rank,) if rank else ()))
+    def _draw_batches(self, segment: Segment, outer_step: int, matcher: int) -> list[Batch]:
+        draw = self._at.seeds.stream("inner batches", outer_step, *((matcher,) if matcher else ()))
         size, steps = self._config.student.batch_size, self.segments.student_steps(segment)
         batches = inner_batches(len(self._rows), size, steps, self._at.ops, draw)
         return [Batch(self._rows[batch.rows], batch.draw) for batch in batches]
@@ -197,13 +204,14 @@ class TrajectoryMatching:
         drawn = [self._draw("inner lr", index, self.segments.searched) for index in range(SEARCH_SEGMENTS)]
         pairs = [(self._vector(expert, segment.start), self._vector(expert, segment.end)) for segment, expert in drawn]
         first, _ = drawn[0]
-        batches = self._draw_batches(first, 0)
+        batches = self._draw_batches(first, 0, self._at.team.rank)
         # With momentum m an expert moves as if its rate were 1 / (1 − m) as large.
         guess = experts.lr / (1 - experts.momentum) * self.segments.covered(first)
         found = search_inner_lr(self._at.network, self._at.learner.synthetic, pairs, batches, guess)
         return torch.tensor(found / self.segments.pace(first)).log()
 
-    def _plan(self, start: torch.Tensor, batches: list[Batch]) -> Plan:
+    def _plan(self, student: Student) -> Plan:
+        start, _, batches, _ = student
         key = (len(batches), len(batches[0].rows))
         if key not in self._plans:
             now = self._at.learner.synthetic

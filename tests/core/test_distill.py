@@ -17,10 +17,11 @@ from ptm_ray.core.distill import (
     outer_step,
     search_inner_lr,
 )
+from ptm_ray.core.matching import Easy, Matching
 from ptm_ray.core.overlap import references, separation_gradient, split
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import Position, from_noise, inner_batches
-from ptm_ray.core.unroll import matching_gradients
+from ptm_ray.core.unroll import Student, matching_gradients
 
 RATES = OuterRates("adam", 0.1, 0.02, 0.01, 0.0, 5.0)
 
@@ -66,8 +67,8 @@ def test_pace_scales_the_inner_lr_of_one_segment_and_leaves_what_is_learned_of_i
     network, synthetic, start, target, batches = case
     slower, paced = copy.deepcopy(synthetic), copy.deepcopy(synthetic)
     slower.log_lr.add_(math.log(0.25))
-    first = outer_step(network, Learner(slower, RATES), start, target, batches)
-    second = outer_step(network, Learner(paced, RATES), start, target, batches, pace=0.25)
+    first = outer_step(network, Learner(slower, RATES), [Student(start, target, batches)])
+    second = outer_step(network, Learner(paced, RATES), [Student(start, target, batches)], pace=0.25)
     assert first.loss == second.loss
     assert torch.equal(slower.images, paced.images)
     assert math.isclose(float(paced.log_lr - slower.log_lr), math.log(4), rel_tol=1e-6)
@@ -90,7 +91,7 @@ def test_the_inner_lr_of_a_position_learns_by_the_derivative_of_the_loss_there(c
     learner = Learner(synthetic, dataclasses.replace(RATES, optimiser="sgd", inner_lr=rate, by_segment=True))
     for known, value in zip(synthetic.tilts, tilt, strict=True):
         known.copy_(value)
-    metrics = outer_step(network, learner, start, 3 * target - 2 * start, batches, position=position)
+    metrics = outer_step(network, learner, [Student(start, 3 * target - 2 * start, batches)], position=position)
     assert metrics.loss == pytest.approx(expected, rel=1e-6)
     assert metrics.inner_lr == pytest.approx(math.exp(here))
     assert float(synthetic.log_lr) - base == pytest.approx(-rate * slope, rel=1e-2)
@@ -101,7 +102,7 @@ def test_the_inner_lr_of_a_position_learns_by_the_derivative_of_the_loss_there(c
 def test_without_it_one_inner_lr_serves_every_position(case):
     network, synthetic, start, target, batches = case
     learner = Learner(synthetic, RATES)
-    outer_step(network, learner, start, 3 * target - 2 * start, batches, position=Position(1.0, 0.5))
+    outer_step(network, learner, [Student(start, 3 * target - 2 * start, batches)], position=Position(1.0, 0.5))
     assert synthetic.tilts == (0.0, 0.0)
     assert float(synthetic.log_lr_at(Position(1.0, 0.5))) == float(synthetic.log_lr)
 
@@ -117,7 +118,7 @@ def test_the_loss_falls_over_outer_steps(case):
     network, synthetic, start, target, batches = case
     target = start + 3 * (target - start)
     learner = Learner(synthetic, RATES)
-    losses = [outer_step(network, learner, start, target, batches).loss for _ in range(30)]
+    losses = [outer_step(network, learner, [Student(start, target, batches)]).loss for _ in range(30)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -127,7 +128,7 @@ def test_an_update_above_the_gate_is_skipped_and_nothing_else_changes(case):
     away, before = 2 * start - target, (synthetic.images.clone(), float(synthetic.log_lr))
     for skip_above, skipped in ((1.0, True), (5.0, False)):
         learner = Learner(synthetic, dataclasses.replace(RATES, skip_above=skip_above))
-        metrics = outer_step(network, learner, start, away, batches)
+        metrics = outer_step(network, learner, [Student(start, away, batches)])
         assert 1 < metrics.loss < 5
         assert metrics.skipped == skipped
         assert (torch.equal(synthetic.images, before[0]), float(synthetic.log_lr) == before[1]) == (skipped, skipped)
@@ -136,20 +137,20 @@ def test_an_update_above_the_gate_is_skipped_and_nothing_else_changes(case):
 def test_parameters_that_were_easy_are_remembered_unless_the_update_was_skipped(case):
     network, synthetic, start, target, batches = case
     learner, away = Learner(synthetic, RATES), 2 * start - target
-    outer_step(network, learner, start, away, batches)
+    outer_step(network, learner, [Student(start, away, batches)])
     assert learner.easy is None
     sizes = []
     for below in (1e-3, 1e-2, 1e-1):
-        outer_step(network, learner, start, away, batches, easy_below=below)
+        outer_step(network, learner, [Student(start, away, batches, Matching(Easy(learner.easy, below)))])
         sizes.append(int(learner.easy.sum()))
     assert 0 < sizes[0] < sizes[1] < sizes[2] < len(start)
     known = learner.easy.clone()
     learner.rates = dataclasses.replace(RATES, explode_at=0.0)
-    assert outer_step(network, learner, start, away, batches, easy_below=1e3).skipped
+    assert outer_step(network, learner, [Student(start, away, batches, Matching(Easy(learner.easy, 1e3)))]).skipped
     assert torch.equal(learner.easy, known)
     held = learner.state_dict()
     learner.rates = RATES
-    outer_step(network, learner, start, away, batches, easy_below=1e3)
+    outer_step(network, learner, [Student(start, away, batches, Matching(Easy(learner.easy, 1e3)))])
     assert learner.easy.all()
     assert torch.equal(held["easy"], known)
     learner.load_state_dict(held)
@@ -161,7 +162,7 @@ def test_an_update_that_exploded_is_skipped_and_the_inner_lr_backs_off(case, spo
     network, synthetic, start, target, batches = case
     synthetic.log_lr.fill_(math.log(spoil) if spoil != math.inf else math.inf)
     before = synthetic.images.clone(), float(synthetic.log_lr)
-    metrics = outer_step(network, Learner(synthetic, RATES), start, target, batches)
+    metrics = outer_step(network, Learner(synthetic, RATES), [Student(start, target, batches)])
     assert metrics.skipped
     assert torch.equal(synthetic.images, before[0])
     if math.isfinite(before[1]):
@@ -172,7 +173,7 @@ def test_images_that_stand_still_are_not_touched(case):
     network, synthetic, start, target, batches = case
     before = synthetic.images.clone()
     moving = torch.tensor([0, 3])
-    outer_step(network, Learner(synthetic, RATES), start, 2 * target - start, batches, moving=moving)
+    outer_step(network, Learner(synthetic, RATES), [Student(start, 2 * target - start, batches)], moving=moving)
     changed = (synthetic.images != before).flatten(1).any(1)
     assert changed.tolist() == [True, False, False, True]
 
@@ -182,7 +183,7 @@ def test_the_set_handed_on_averages_the_last_steps_and_forgets_the_start(case):
     learner = Learner(synthetic, dataclasses.replace(RATES, ema_decay=0.9))
     seen = [synthetic.images.double().clone()]
     for _ in range(100):
-        outer_step(network, learner, start, 2 * target - start, batches)
+        outer_step(network, learner, [Student(start, 2 * target - start, batches)])
         seen.append(synthetic.images.double().clone())
     decays = [min(0.9, n / (n + 9)) for n in range(1, 101)]
     weights = [math.prod(decays[n:]) * (1 if n == 0 else 1 - decays[n - 1]) for n in range(101)]
@@ -206,7 +207,7 @@ def separating_step(case, weight):
     gradients = matching_gradients(network, start, target, mine.images, mine.labels(), mine.log_lr, batches)
     _, apart = separation_gradient(network, target, mine.images, mine.classes, halves, real)
     before = mine.images.clone()
-    outer_step(network, learner, start, target, batches, separation=separation, moving=halves.moving)
+    outer_step(network, learner, [Student(start, target, batches)], separation=separation, moving=halves.moving)
     return before - mine.images, gradients.images, apart, halves
 
 

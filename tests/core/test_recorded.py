@@ -9,7 +9,7 @@ from ptm_ray.core.gradient import loss_gradient
 from ptm_ray.core.matching import Easy, Matching
 from ptm_ray.core.sgd import InTraining, RecordedSgd, Sgd, Step
 from ptm_ray.core.synthetic import inner_batches
-from ptm_ray.core.unroll import RECOMPUTE, Plan, matching_gradients
+from ptm_ray.core.unroll import RECOMPUTE, Plan, Student, matching_gradients
 
 OPS = ("flip", "scale", "crop", "cutout", "brightness", "saturation")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
@@ -61,21 +61,40 @@ def test_a_recorded_matching_step_is_the_plain_one_whatever_it_is_given(device, 
         batches = inner_batches(7, 4, steps, OPS, draw)
         given = start, target, (seed + 1) * images, labels.roll(seed, 0), log_lr + 0.1 * seed
         expected = matching_gradients(net, *given, batches, plan=plan, exact=exact)
-        there = [tensor.to(device) for tensor in given]
+        start, target, *of_set = (tensor.to(device) for tensor in given)
         moved = [Batch(batch.rows.to(device), batch.draw) for batch in batches]
-        found = find(*there, moved, plan=plan, exact=exact)
+        found = find([Student(start, target, moved)], *of_set, plan=plan, exact=exact)
         assert all(tensor.device.type == device for tensor in found)
         close(found, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_several_students_are_recorded_side_by_side(device):
+    net = network()
+    images, labels = random_set()
+    find, log_lr = replay.Replays(net), torch.tensor(-2.0, dtype=torch.float64)
+    for seed, count in ((0, 3), (1, 3), (2, 2)):
+        draw, students, each = stream(seed), [], []
+        for steps in (4, 5, 4)[:count]:
+            start = net.init(draw).double()
+            target = start + 0.1 * torch.randn(start.shape, generator=draw, dtype=torch.float64)
+            batches = inner_batches(7, 4, steps, OPS, draw)
+            each.append(matching_gradients(net, start, target, images, labels, log_lr, batches))
+            moved = [Batch(batch.rows.to(device), batch.draw) for batch in batches]
+            students.append(Student(start.to(device), target.to(device), moved))
+        found = find(students, images.to(device), labels.to(device), log_lr.to(device))
+        close(found, [sum(parts) / count for parts in zip(*each, strict=True)])
 
 
 def test_what_depends_on_values_is_not_recorded(monkeypatch):
     net = network()
     (images, labels), start = random_set(), net.init(stream()).double()
-    given = start, start + 0.1, images, labels, torch.tensor(-2.0, dtype=torch.float64)
+    given = images, labels, torch.tensor(-2.0, dtype=torch.float64)
     batches = inner_batches(7, 4, 3, OPS, stream())
     monkeypatch.setattr(replay, "_Step", None)
-    found = replay.Replays(net)(*given, batches, matching=Matching(Easy(None, 0.5)))
-    close(found, matching_gradients(net, *given, batches, matching=Matching(Easy(None, 0.5))))
+    found = replay.Replays(net)([Student(start, start + 0.1, batches, Matching(Easy(None, 0.5)))], *given)
+    expected = matching_gradients(net, start, start + 0.1, *given, batches, matching=Matching(Easy(None, 0.5)))
+    close(found, expected)
 
 
 def steps_of(count, seed):
@@ -125,7 +144,8 @@ def test_a_gpu_comes_near_to_the_processors_gradient_in_any_precision(precision,
     given = start, start + 0.1 * torch.randn(start.shape, generator=draw), images, torch.eye(3).repeat(3, 1)[:7]
     batches = inner_batches(7, 7, 2, (), draw)
     expected = matching_gradients(exact, *(t.double() for t in given), torch.tensor(-2.0, dtype=torch.float64), batches)
-    found = replay.Replays(net)(*(t.cuda() for t in given), torch.tensor(-2.0, device="cuda"), batches)
+    start, target, *of_set = (tensor.cuda() for tensor in given)
+    found = replay.Replays(net)([Student(start, target, batches)], *of_set, torch.tensor(-2.0, device="cuda"))
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.dtype == torch.float32
         cosine = torch.nn.functional.cosine_similarity(mine.cpu().double().flatten(), theirs.flatten(), dim=0)

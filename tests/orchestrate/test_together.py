@@ -42,7 +42,7 @@ def test_two_matchers_give_the_set_of_a_team_of_two(experts, tmp_path):
     assert np.array_equal(kept.images, first.result().images.numpy())
     assert made.cost["outer_steps"] == SETTINGS["outer_steps"]
     assert not (tmp_path / "out" / "together").exists()
-    alone = distillation(problem, tmp_path / "alone", InMemory(problem))
+    alone = distillation(small_problem(), tmp_path / "alone", InMemory(problem))
     list(alone.run())
     assert not torch.equal(alone.learner.synthetic.images, first.learner.synthetic.images)
 

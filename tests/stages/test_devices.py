@@ -41,6 +41,7 @@ def test_the_device_would_notice():
 
 SETTINGS = {
     "everything": EVERYTHING,
+    "two matchers": {"matchers": 2},
     "mtt": {"method": "mtt", "images": {"init": "k-means", "optimiser": "sgd", "lr": 50.0}},
     "datm": {"method": "datm"},
     "hoptm": {"method": "hoptm", "schedule": {"kind": "random"}},
@@ -76,7 +77,7 @@ def test_a_distillation(name, tmp_path, monkeypatch):
         assert there.selection.scores == here.selection.scores
 
 
-@pytest.mark.parametrize("name", ["everything", "mtt", "seqmatch", "dm"])
+@pytest.mark.parametrize("name", ["everything", "two matchers", "mtt", "seqmatch", "dm"])
 def test_a_distillation_by_recordings(name, tmp_path, monkeypatch):
     """What a GPU does, here: recordings are run again where there are no graphs."""
     problem = small_problem(**merge(FEW, SETTINGS[name]))
@@ -87,7 +88,7 @@ def test_a_distillation_by_recordings(name, tmp_path, monkeypatch):
 
     class Noted(Replays):
         def __call__(self, *given, **more):
-            recorded.append(len(given[-1]))
+            recorded.append(len(given[0]))
             return super().__call__(*given, **more)
 
     for module in (expert, train):
@@ -95,7 +96,7 @@ def test_a_distillation_by_recordings(name, tmp_path, monkeypatch):
     monkeypatch.setattr(trajectory_matching, "finder", lambda network, _: Noted(network))
     again = distillation(problem, tmp_path / "recorded", trajectories=InMemory(problem))
     list(again.run())
-    assert bool(recorded) == (name != "dm")
+    assert set(recorded) == {"dm": set(), "two matchers": {2}}.get(name, {1})
     torch.testing.assert_close(again.result().images, plain.result().images, rtol=1e-4, atol=1e-5)
     assert again.selection.scores == plain.selection.scores
 

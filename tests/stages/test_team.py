@@ -43,7 +43,7 @@ class Threads:
 
 class Member:
     def __init__(self, team, rank):
-        self._team, self.rank, self.size = team, rank, team.size
+        self._team, self.rank, self.size, self.matchers = team, rank, team.size, (rank,)
 
     def mean(self, gradients):
         said = self._team.exchange(self.rank, gradients)
@@ -57,6 +57,9 @@ class SecondAlone(Alone):
     """The second of two who hears nothing of the first."""
 
     rank = 1
+
+    def __init__(self):
+        self.matchers = (1,)
 
 
 def distillation(problem, folder, trajectories, team=None):
@@ -113,6 +116,18 @@ def test_all_hold_the_same_set_at_the_end(tmp_path, settings):
     assert first.cycles == second.cycles
     if "ipc" in settings:
         assert first.cycles
+
+
+@pytest.mark.parametrize("settings", [PLAIN, CYCLES, EASY_FIRST], ids=["plain", "with cycles", "hoptm"])
+def test_one_that_does_for_both_makes_the_set_of_two(tmp_path, settings):
+    problem = small_problem(**settings, matchers=2)
+    trajectories = InMemory(problem)
+    first, _ = together(problem, tmp_path, trajectories, 2)
+    alone = distillation(problem, tmp_path / "alone", trajectories)
+    list(alone.run())
+    assert torch.equal(alone.learner.synthetic.images, first.learner.synthetic.images)
+    assert torch.equal(alone.learner.synthetic.log_lr, first.learner.synthetic.log_lr)
+    assert alone.selection.scores == first.selection.scores
 
 
 @pytest.mark.parametrize("settings", [CYCLES, EASY_FIRST], ids=["with cycles", "hoptm"])
