@@ -37,7 +37,7 @@ def test_each_stage_moves_its_own_subset_and_students_see_all_so_far(tmp_path, m
     whole = staged_matching.TrajectoryMatching.update
 
     def noted(self, step):
-        seen.append(set(torch.cat([batch.rows for batch in self._batches]).tolist()))
+        seen.append(set(torch.cat([batch.rows for _, batches in self._drawn for batch in batches]).tolist()))
         return whole(self, step)
 
     monkeypatch.setattr(staged_matching.TrajectoryMatching, "update", noted)
