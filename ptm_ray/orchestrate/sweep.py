@@ -6,11 +6,14 @@ asks for while trials hold every CPU is never started, and nothing says so.
 """
 
 import contextlib
+import json
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,9 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from pyarrow import fs
 from ray import tune
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 
 from ptm_ray.config import DistillConfig
@@ -37,6 +42,8 @@ from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place
+
+log = logging.getLogger(__name__)
 
 #: What trials report of the set that would be kept, on validation images.
 MEASURES = ("validation_balanced_accuracy", "validation_accuracy", "validation_worst_recall")
@@ -274,7 +281,7 @@ def _trials(
     storage, filesystem = (out / "tune").for_ray()
     held = f"{storage}/trials"
     Told.watcher = watcher
-    if tune.Tuner.can_restore(held, filesystem):
+    if _can_go_on(held, filesystem):
         tuner = tune.Tuner.restore(
             held, trainable=trainable, storage_filesystem=filesystem, resume_unfinished=True, restart_errored=True
         )
@@ -312,6 +319,26 @@ def _trials(
         found = list(tuner.fit())
     # Tune has another order once it was restored, and of equally good trials the first one's set is exported.
     return sorted(found, key=lambda result: result.path)
+
+
+def _can_go_on(held: str, filesystem: fs.FileSystem | None) -> bool:
+    """Whether Tune can go on with what it left there.
+
+    It writes its state in place: a driver that is killed meanwhile leaves half of it, from which Tune would begin
+    again, and without the space. What is damaged is removed; an earlier state, or the sweep's start, then counts.
+    """
+    there, intact = filesystem or fs.LocalFileSystem(), False
+    for file in there.get_file_info(fs.FileSelector(held, allow_not_found=True)):
+        if fnmatch(file.base_name, TuneController.CKPT_FILE_TMPL.format("*")):
+            with there.open_input_stream(file.path) as stream:
+                text = stream.readall()
+            try:
+                json.loads(text)
+                intact = True
+            except ValueError:
+                log.warning("%s is damaged, and left out", file.base_name)
+                there.delete_file(file.path)
+    return intact and tune.Tuner.can_restore(held, filesystem)
 
 
 def concurrent_trials(asked: SweepConfig) -> int:

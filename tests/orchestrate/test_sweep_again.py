@@ -70,6 +70,20 @@ def test_a_killed_driver_goes_on_with_resume(ray_cluster, tmp_path, wait_until):
     assert ptm.SyntheticSet.load(tmp_path / said["best"]["set"]).images.shape[0] == 6
 
 
+def test_a_sweep_whose_state_was_half_written_begins_again(ray_cluster, tmp_path, caplog):
+    asked = {**GRID, "space": {"seed": [0, 1]}}
+    where = {"out": tmp_path / "out", "experts_dir": tmp_path / "experts"}
+    first = ptm.sweep(asked, small_dataset(), **where)
+    states = list((tmp_path / "out").rglob("experiment_state-*.json"))
+    assert states
+    for state in states:
+        state.write_text(state.read_text()[:100])
+    again = ptm.sweep(asked, small_dataset(), **where)
+    assert (again.trials, again.failed) == (2, 0)
+    assert (again.config, again.score) == (first.config, first.score)
+    assert "is damaged, and left out" in caplog.text
+
+
 def test_a_folder_without_a_sweep_is_refused(tmp_path):
     from ptm_ray.cli import sweep as command
 
