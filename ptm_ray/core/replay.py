@@ -34,18 +34,17 @@ class _Step:
     def __init__(self, network: Network, given: Sequence[Sequence[Tensor]], call: _Call, pool: object) -> None:
         device = given[0][0].device
         self._given = [[tensor.clone() for tensor in own] for own in given]
+        rows = [torch.split(torch.arange(sum(sizes), device=device), list(sizes)) for sizes in call.sizes]
+        batches = [[Batch(part, augment.Draw("", torch.empty(0))) for part in own] for own in rows]
 
         def match(number: int, found: list[Gradients]) -> None:
             start, target, images, labels, log_lr = self._given[number]
-            sizes = call.sizes[number]
-            rows = torch.split(torch.arange(sum(sizes), device=device), list(sizes))
-            batches = [Batch(own, augment.Draw("", torch.empty(0))) for own in rows]
-            given = start, target, images, labels, log_lr, batches
-            found.append(matching_gradients(network, *given, plan=call.plan, exact=call.exact))
+            mine = start, target, images, labels, log_lr, batches[number]
+            found.append(matching_gradients(network, *mine, plan=call.plan, exact=call.exact))
 
         def run() -> list[Gradients]:
             found: list[Gradients] = []
-            side_by_side([partial(match, number, found) for number in range(len(given))], device)
+            side_by_side([partial(match, number, found) for number in range(len(batches))], device)
             return found
 
         self._recording = Recording(run, device, pool)
