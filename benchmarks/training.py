@@ -1,9 +1,10 @@
 """Seconds of experts and of evaluation on the whole machine. `python -m benchmarks.speed` asks for them.
 
 The published loop (MTT, from its description) trains one network at a time in one process with the framework's own
-threads and layers, images coming from a DataLoader. Ours trains as workers do: a process of one thread on every core,
-images resident, memory kept. Both train the ConvNet of width 128 with the same batches and augmentation, and their
-measurements take turns. Ratios are of medians.
+threads and layers, images coming from a DataLoader. Ours trains experts as workers do: a process of one thread on every
+core, images resident, memory kept. It evaluates as `ptm-ray evaluate` does, by workers that are there already, and to
+the metrics. Both train the ConvNet of width 128 with the same batches and augmentation, and their measurements take
+turns. Ratios are of medians.
 """
 
 import os
@@ -11,16 +12,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.machine import forward_flops
 from benchmarks.turns import OPS, WIDTH, in_turns
 
 #: Of an expert's loop: steps that are timed, images a step.
 EXPERT_STEPS, EXPERT_BATCH = 6, 128
-#: Of an evaluation: networks, update steps of each (a tenth of the usual), images that they then classify.
-NETWORKS, EVALUATION_STEPS, SCORED = 5, 30, 600
+#: Of an evaluation: networks, update steps of each (a fifth of the usual), images that they then classify.
+NETWORKS, EVALUATION_STEPS, SCORED = 5, 60, 600
 #: Images of an evaluated set, as at ten per class: (channels, pixels, classes).
 SHAPES = {20: (1, 28, 2), 90: (3, 32, 9)}
 
@@ -39,6 +41,11 @@ def images_of(count: int, shape: tuple[int, int, int]) -> Any:
     return torch.randn(count, channels, side, side, generator=draw), torch.arange(count) % classes
 
 
+def ops_of(shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """Augmentation of such images: of those in colour, their saturation too."""
+    return OPS if shape[0] == 1 else (*OPS[:-1], "saturation", OPS[-1])
+
+
 def trained_plainly(images: Any, labels: Any, shape: tuple[int, int, int], steps: int, batch: int) -> Any:
     """The published loop for so many steps: a network trained on batches from a DataLoader."""
     import torch
@@ -48,7 +55,8 @@ def trained_plainly(images: Any, labels: Any, shape: tuple[int, int, int], steps
 
     net = PlainConvNet(*shape, WIDTH)
     loader = DataLoader(TensorDataset(images, labels), batch_size=min(batch, len(images)), shuffle=True, drop_last=True)
-    for _ in zip(range(steps), plain_training(net, loader, OPS, torch.Generator().manual_seed(0)), strict=False):
+    draw = torch.Generator().manual_seed(0)
+    for _ in zip(range(steps), plain_training(net, loader, ops_of(shape), draw), strict=False):
         pass
     return net
 
@@ -59,7 +67,6 @@ def work(way: str, task: str) -> None:
 
     from ptm_ray.core import nets
     from ptm_ray.core.expert import ExpertTraining
-    from ptm_ray.evaluation.train import TrainRecipe, predict, train
     from ptm_ray.stages.memory import keep_memory
 
     if way != "plain":
@@ -82,12 +89,6 @@ def work(way: str, task: str) -> None:
                 net(scored)
 
     def ours() -> None:
-        if not expert:
-            recipe = TrainRecipe(EVALUATION_STEPS, 0.01, 0.9, 5e-4, 256, OPS)
-            one_hot = torch.nn.functional.one_hot(labels, shape[2]).float()
-            (trained,) = train(network, images, one_hot, recipe, [draw])
-            predict(network, trained, scored)
-            return
         settings: dict[str, Any] = {"lr": 0.01, "momentum": 0.0, "weight_decay": 0.0, "balanced": False, "ops": OPS}
         training = ExpertTraining(network, images, labels, batch_size=EXPERT_BATCH, **settings)
         list(training.snapshots([network.init(draw)], [EXPERT_STEPS], [draw]))
@@ -99,8 +100,18 @@ def work(way: str, task: str) -> None:
         print("done", flush=True)
 
 
-class Crew:
-    """The processes of one way: one, or one on every core."""
+class Way(Protocol):
+    """How networks are trained."""
+
+    def seconds(self, networks: int) -> float:
+        """For so many of them."""
+
+    def stop(self) -> None:
+        """It is not asked any more."""
+
+
+class Processes:
+    """Those of one way: one, or one on every core."""
 
     def __init__(self, way: str, task: str) -> None:
         words = [sys.executable, "-m", "benchmarks.training", way, task]
@@ -124,18 +135,63 @@ class Crew:
             member.communicate()
 
 
+class Workers:
+    """Evaluation on Ray: a worker of one thread on every core, and whatever `evaluate` does to keep them busy."""
+
+    def __init__(self, task: str) -> None:
+        import numpy as np
+        import ray
+
+        from ptm_ray.config.files import resolve
+        from ptm_ray.data.dataset import MedicalDataset, Split
+        from ptm_ray.orchestrate.crew import Crew
+        from ptm_ray.orchestrate.session import connected
+        from ptm_ray.stages.problem import Problem
+
+        channels, side, classes = shape_of(task)
+        draw = np.random.default_rng(0)
+        pixels = draw.integers(0, 256, (SCORED, side, side, channels), dtype=np.uint8)
+        split = Split(pixels, np.arange(SCORED) % classes)
+        named = tuple(f"class {label}" for label in range(classes))
+        dataset = MedicalDataset("random", split, split, split, named, "multi-class", side_matters=True)
+        recipe = {"steps": EVALUATION_STEPS, "batch_size": 256}
+        problem = Problem(dataset, resolve({"network": {"width": WIDTH}, "evaluation": recipe}))
+        assert problem.ops == ops_of((channels, side, classes))
+        images, labels = images_of(int(task), (channels, side, classes))
+        self._set = images.numpy(), np.eye(classes, dtype=np.float32)[labels]
+        self._until_stopped = ExitStack()
+        self._until_stopped.enter_context(connected(os.cpu_count()))
+        self._crew = self._until_stopped.enter_context(Crew.start(ray.put(problem), os.cpu_count() or 1))
+
+    def seconds(self, networks: int) -> float:
+        """For so many, until all are scored."""
+        from ptm_ray.evaluation.protocol import jobs
+        from ptm_ray.orchestrate.evaluators import evaluate
+
+        todo = jobs(["synthetic"], ["convnet"], networks, 1)
+        started = time.perf_counter()
+        evaluate(self._crew, todo, self._set, 1, lambda done, wanted: None)
+        return time.perf_counter() - started
+
+    def stop(self) -> None:
+        self._until_stopped.close()
+
+
 def compare(task: str) -> dict[str, Any]:
     """Medians of all ways, in turns, after one that only warms up. The task: "experts", or images of a set."""
     expert = task == "experts"
-    ways = ("plain", "float32", "bfloat16") if expert else ("plain", "float32")
     networks = 2 * (os.cpu_count() or 1) if expert else NETWORKS
-    crews = {way: Crew(way, task) for way in ways}
-    asked = {way: partial(crew.seconds, networks) for way, crew in crews.items()}
+    ways: dict[str, Way] = {"plain": Processes("plain", task)}
+    if expert:
+        ways |= {precision: Processes(precision, task) for precision in ("float32", "bfloat16")}
+    else:
+        ways["float32"] = Workers(task)
+    asked = {name: partial(way.seconds, networks) for name, way in ways.items()}
     for measured in asked.values():
         measured()
     seconds = in_turns(asked)
-    for crew in crews.values():
-        crew.stop()
+    for way in ways.values():
+        way.stop()
     # A training step is three forward passes.
     passes = 3 * EXPERT_STEPS * EXPERT_BATCH if expert else 3 * EVALUATION_STEPS * int(task) + SCORED
     return {

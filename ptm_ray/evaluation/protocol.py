@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+
 from ptm_ray.core.params import Network
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.sgd import Sgd
@@ -40,6 +42,11 @@ def jobs(kinds: Iterable[Kind], networks: Sequence[str], seeds: int, random_draw
     ]
 
 
+def streams(seeds: Sequence[int]) -> list[torch.Generator]:
+    """What evaluation networks of these seeds are drawn from: first parameters, then batches."""
+    return [Seeds(seed).stream("evaluation network") for seed in seeds]
+
+
 def train_and_predict(
     network: Network,
     train_on: Sequence[TrainingSet],
@@ -52,7 +59,7 @@ def train_and_predict(
 
     On one set, or on several, one after another, each for its part of the recipe's steps. `sgd` is as in `train`.
     """
-    generators, trained = [Seeds(seed).stream("evaluation network") for seed in seeds], None
+    generators, trained = streams(seeds), None
     part = replace(recipe, steps=recipe.steps // len(train_on))
     for images_and_labels in train_on:
         trained = train(network, *images_and_labels, part, generators, trained, sgd)

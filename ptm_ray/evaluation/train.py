@@ -38,6 +38,66 @@ def trainer(network: Network, recipe: TrainRecipe, device: torch.device) -> Sgd:
     return sgd_on(device, gradient_at, recipe.momentum, recipe.weight_decay)
 
 
+class _Steps:
+    """The steps of a recipe for one network, drawn as they are taken."""
+
+    def __init__(self, count: int, recipe: TrainRecipe, generator: torch.Generator) -> None:
+        self._count, self._recipe, self._generator = count, recipe, generator
+        self._size = min(recipe.batch_size, count)
+        self._taken, self._used, self._order = 0, 0, torch.randperm(count, generator=generator)
+
+    def take(self, most: int) -> list[Step]:
+        """The next ones, up to so many."""
+        ahead = range(self._taken, min(self._taken + most, self._recipe.steps))
+        self._taken += len(ahead)
+        return [self._step(number) for number in ahead]
+
+    def _step(self, number: int) -> Step:
+        recipe = self._recipe
+        if self._used + self._size > self._count:
+            self._order, self._used = torch.randperm(self._count, generator=self._generator), 0
+        rows = self._order[self._used : self._used + self._size]
+        self._used += self._size
+        lr = recipe.lr * (0.1 if number >= (1 - recipe.decay_share) * recipe.steps else 1.0)
+        return Step(Batch(rows, augment.draw(recipe.ops, self._size, self._generator)), lr)
+
+
+@dataclass
+class Training:
+    """Networks on their way, each with the steps that it has yet to take.
+
+    All that it takes to go on but for the images: pickled, it goes on in another process, to the same parameters.
+    """
+
+    networks: Sequence[InTraining]
+    steps: Sequence[_Steps]
+
+    @classmethod
+    def begin(
+        cls,
+        network: Network,
+        count: int,
+        recipe: TrainRecipe,
+        generators: Sequence[torch.Generator],
+        device: torch.device,
+        begun: Sequence[InTraining] | None = None,
+    ) -> "Training":
+        """On `count` images, a network for each generator, from fresh parameters; or `begun` ones, from rest."""
+        if begun is None:
+            begun = [
+                InTraining.fresh(network.init(draw).to(device), network.fresh_state(device)) for draw in generators
+            ]
+        for one in begun:
+            one.velocity.zero_()
+        return cls(begun, [_Steps(count, recipe, draw) for draw in generators])
+
+    def advance(
+        self, sgd: Sgd, images: Float[Tensor, "n channels height width"], labels: Float[Tensor, "n classes"], most: int
+    ) -> None:
+        """The next steps of each, up to so many, in place."""
+        sgd.run(self.networks, images, labels, [steps.take(most) for steps in self.steps])
+
+
 def train(
     network: Network,
     images: Float[Tensor, "n channels height width"],
@@ -51,29 +111,9 @@ def train(
 
     From fresh parameters; or `begun` ones, in place and from rest. `sgd` is a `trainer` that was kept.
     """
-    if begun is None:
-        begun = [
-            InTraining.fresh(network.init(draw).to(images.device), network.fresh_state(images.device))
-            for draw in generators
-        ]
-    for one in begun:
-        one.velocity.zero_()
-    steps = [_steps(len(images), recipe, draw) for draw in generators]
-    (sgd or trainer(network, recipe, images.device)).run(begun, images, labels, steps)
-    return begun
-
-
-def _steps(count: int, recipe: TrainRecipe, generator: torch.Generator) -> list[Step]:
-    size = min(recipe.batch_size, count)
-    order, used = torch.randperm(count, generator=generator), 0
-    steps = []
-    for number in range(recipe.steps):
-        if used + size > count:
-            order, used = torch.randperm(count, generator=generator), 0
-        rows, used = order[used : used + size], used + size
-        lr = recipe.lr * (0.1 if number >= (1 - recipe.decay_share) * recipe.steps else 1.0)
-        steps.append(Step(Batch(rows, augment.draw(recipe.ops, size, generator)), lr))
-    return steps
+    training = Training.begin(network, len(images), recipe, generators, images.device, begun)
+    training.advance(sgd or trainer(network, recipe, images.device), images, labels, recipe.steps)
+    return training.networks
 
 
 def predict(

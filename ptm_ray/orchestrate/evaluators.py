@@ -1,18 +1,76 @@
-"""Evaluations on Ray: some networks are a job, scored by whichever worker is free."""
+"""Evaluations on Ray: some networks are a job, scored by whichever worker is free.
 
+Networks don't divide by workers: of five on two workers the last one would leave one of both with nothing to do. Hence
+the last jobs go in legs, taken by turns, and what was begun by one worker is taken on by another.
+"""
+
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from ptm_ray.errors import PtmError, WorkerFailed
 from ptm_ray.evaluation.protocol import Job, summarise
+from ptm_ray.evaluation.train import Training
 from ptm_ray.orchestrate.crew import TRIES, Crew
-from ptm_ray.orchestrate.workers import Arrays
+from ptm_ray.orchestrate.workers import LEGS, Arrays
 
 Scores = dict[str, dict[str, dict[str, float | int]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A job, how many of its legs are to be done, how long one takes, and how far its networks are."""
+
+    job: Job
+    legs: int = LEGS
+    seconds: float = math.inf
+    begun: Training | None = None
+
+    def after_a_leg(self, seconds: float, begun: Training) -> "Task":
+        """What is left of it."""
+        return replace(self, legs=self.legs - 1, seconds=seconds, begun=begun)
+
+
+class Waiting:
+    """Tasks that wait for a worker. Of those that are begun, the one with the most left to do is next; before them all
+    others, in their order.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._tasks = [Task(job) for job in jobs]
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def put(self, task: Task) -> None:
+        """One more; before its equals."""
+        self._tasks.insert(0, task)
+
+    def take(self, running: int, workers: int) -> tuple[Task, bool]:
+        """The next one, and whether for a leg alone, while so many others are running.
+
+        While there are enough, jobs are done whole, which sends less about; and so are those that are left once each
+        worker has its own.
+        """
+        task = max(self._tasks, key=lambda task: task.legs * task.seconds)
+        unfinished = running + len(self._tasks)
+        self._tasks.remove(task)
+        return task, task.legs > 1 and workers < unfinished < 2 * workers
+
+
+class Run(NamedTuple):
+    """A task on a worker: a leg of it, or all that is left."""
+
+    task: Task
+    leg: bool
+    worker: Any
+    started: float
 
 
 def evaluate(
@@ -27,23 +85,28 @@ def evaluate(
     A job whose worker is lost is done by another. Raises `WorkerFailed` where that keeps happening.
     """
     shared = ray.put(synthetic)
-    waiting, failed = list(todo), Counter[Job]()
-    running: dict[Any, tuple[Job, Any]] = {}
+    waiting, failed = Waiting(todo), Counter[Job]()
+    running: dict[Any, Run] = {}
     found: dict[Job, list[dict[str, float]]] = {}
     while waiting or running:
         crew.leader()
-        busy = [worker for _, worker in running.values()]
+        busy = [run.worker for run in running.values()]
         for worker in crew.members:
             if worker not in busy and waiting:
-                job = waiting.pop(0)
-                running[worker.score.remote(job, shared, ipc)] = (job, worker)
+                task, leg = waiting.take(len(running), len(crew.members))
+                # A GPU's networks stay there, all of a set in one job.
+                leg = leg and not crew.gpus
+                work = worker.train_a_leg if leg else worker.score
+                ref = work.remote(task.job, shared, ipc, task.begun)
+                running[ref] = Run(task, leg, worker, monotonic())
         (ready,), _ = ray.wait([*running, *crew.arriving], num_returns=1)
         if ready not in running:
             crew.welcome(ready)
             continue
-        job, worker = running.pop(ready)
+        run = running.pop(ready)
+        job = run.task.job
         try:
-            found[job] = ray.get(ready)
+            made = ray.get(ready)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, PtmError) else None
             raise cause or WorkerFailed(f"evaluating {job} failed: {error}") from error
@@ -51,8 +114,13 @@ def evaluate(
             failed[job] += 1
             if failed[job] >= TRIES:
                 raise WorkerFailed(f"the worker that evaluated {job} died {TRIES} times; last: {error}") from error
-            crew.lost(worker)
-            waiting.insert(0, job)
+            crew.lost(run.worker)
+            waiting.put(run.task)
+            continue
+        if run.leg:
+            waiting.put(run.task.after_a_leg(monotonic() - run.started, made))
+        else:
+            found[job] = made
         progress(sum(map(len, found.values())), sum(len(job.seeds) for job in todo))
     return found
 

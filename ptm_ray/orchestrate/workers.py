@@ -15,7 +15,8 @@ from ray.exceptions import RayActorError
 
 from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.trajectory import Vector
-from ptm_ray.evaluation.protocol import Job
+from ptm_ray.evaluation.protocol import Job, TrainingSet
+from ptm_ray.evaluation.train import Training
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.experts import ExpertTrainer, store_of
@@ -28,6 +29,8 @@ from ptm_ray.store.places import Place
 
 #: A set on its way between processes: images and label probabilities.
 Arrays = tuple[np.ndarray, np.ndarray]
+#: Parts that an evaluation job can be divided into.
+LEGS = 6
 
 
 class Worker:
@@ -50,10 +53,15 @@ class Worker:
         self._trainer = self._trainer or ExpertTrainer(self._problem)
         yield from self._trainer.train_into(store_of(self._problem, experts_root), experts)
 
-    def score(self, job: Job, synthetic: Arrays | None, ipc: int) -> list[dict[str, float]]:
-        """Trains a job's evaluation networks and scores them on the test split."""
-        made = None if synthetic is None else self._problem.training_set(*synthetic)
-        return self._evaluating().run(job, made, ipc)
+    def train_a_leg(self, job: Job, synthetic: Arrays | None, ipc: int, begun: Training | None) -> Training:
+        """Takes a job's evaluation networks on by one of the legs that its steps are divided into."""
+        return self._evaluating().train(job, self._training_set(synthetic), ipc, begun, share=1 / LEGS)
+
+    def score(
+        self, job: Job, synthetic: Arrays | None, ipc: int, begun: Training | None = None
+    ) -> list[dict[str, float]]:
+        """Trains a job's evaluation networks to their end and scores them on the test split."""
+        return self._evaluating().run(job, self._training_set(synthetic), ipc, begun)
 
     def validate(self, synthetic: Arrays) -> np.ndarray:
         """Share of networks that know its class, for each image of the validation split."""
@@ -87,6 +95,9 @@ class Worker:
             "elapsed_s": run.elapsed_s,
             "peak_memory_bytes": peak_memory(self._problem.device),
         }
+
+    def _training_set(self, synthetic: Arrays | None) -> TrainingSet | None:
+        return None if synthetic is None else self._problem.training_set(*synthetic)
 
     def _evaluating(self) -> Evaluator:
         self._evaluator = self._evaluator or Evaluator(self._problem)

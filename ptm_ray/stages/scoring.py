@@ -1,5 +1,6 @@
 """Scoring sets: some networks at a time, as evaluator actors do it, and the validation that a distillation asks for."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -13,8 +14,8 @@ from ptm_ray.core.synthetic import Synthetic, balanced_rows
 from ptm_ray.core.types import Float, Tensor
 from ptm_ray.errors import NotEnoughImages
 from ptm_ray.evaluation.metrics import hits, score
-from ptm_ray.evaluation.protocol import Job, TrainingSet, train_and_predict
-from ptm_ray.evaluation.train import TrainRecipe, trainer
+from ptm_ray.evaluation.protocol import Job, TrainingSet, streams, train_and_predict
+from ptm_ray.evaluation.train import Training, TrainRecipe, predict, trainer
 from ptm_ray.stages.problem import Problem
 
 
@@ -63,11 +64,29 @@ class Evaluator:
             raise ValueError("a synthetic job needs a synthetic set")
         return synthetic
 
-    def run(self, job: Job, synthetic: TrainingSet | None, ipc: int) -> list[dict[str, float]]:
-        """Metrics of the job's networks on the test split."""
+    def train(
+        self, job: Job, synthetic: TrainingSet | None, ipc: int, begun: Training | None = None, share: float = 1.0
+    ) -> Training:
+        """The job's networks, fresh ones or those that were begun, after that share of all their steps, or the rest."""
+        recipe = self._recipe_of(job)
+        images, labels = self.training_set(job, synthetic, ipc)
+        network, sgd = self._trainer(job.network, recipe)
+        training = begun or Training.begin(network, len(images), recipe, streams(job.seeds), images.device)
+        training.advance(sgd, images, labels, math.ceil(share * recipe.steps))
+        return training
+
+    def run(
+        self, job: Job, synthetic: TrainingSet | None, ipc: int, begun: Training | None = None
+    ) -> list[dict[str, float]]:
+        """Metrics of the job's networks on the test split. `begun`: they are on their way already."""
+        images, labels = self._real("test")
+        trained = self.train(job, synthetic, ipc, begun).networks
+        network, _ = self._trainer(job.network, self._recipe_of(job))
+        return [score(predict(network, one, images), labels) for one in trained]
+
+    def _recipe_of(self, job: Job) -> TrainRecipe:
         settings = self.problem.config.evaluation
-        recipe = self.recipe(settings.full_steps if job.kind == "full" else settings.steps)
-        return self.test(job.network, [self.training_set(job, synthetic, ipc)], recipe, job.seeds)
+        return self.recipe(settings.full_steps if job.kind == "full" else settings.steps)
 
     def test(
         self, network: str, train_on: Sequence[TrainingSet], recipe: TrainRecipe, seeds: Sequence[int]
@@ -81,12 +100,16 @@ class Evaluator:
     def _predictions(
         self, name: str, train_on: Sequence[TrainingSet], images: Tensor, recipe: TrainRecipe, seeds: Sequence[int]
     ) -> list[Tensor]:
+        network, sgd = self._trainer(name, recipe)
+        return train_and_predict(network, train_on, images, recipe, seeds, sgd)
+
+    def _trainer(self, name: str, recipe: TrainRecipe) -> tuple[Network, Sgd]:
+        """A network of this architecture and what trains it, made once."""
         kind = name, replace(recipe, steps=0, ops=())
         if kind not in self._trainers:
             network = self.problem.network(name)
-            self._trainers[kind] = network, trainer(network, recipe, images.device)
-        network, sgd = self._trainers[kind]
-        return train_and_predict(network, train_on, images, recipe, seeds, sgd)
+            self._trainers[kind] = network, trainer(network, recipe, torch.device(self.problem.device))
+        return self._trainers[kind]
 
     def validate(self, synthetic: TrainingSet) -> Float[Tensor, " n"]:
         """For each image of the validation split, the share of a few matching networks that know its class.

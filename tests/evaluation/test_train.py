@@ -1,5 +1,7 @@
 """An evaluation network learns what is there to learn, and the same from the same generator."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.whitening import fit
 from ptm_ray.evaluation.metrics import score
 from ptm_ray.evaluation.protocol import train_and_predict
-from ptm_ray.evaluation.train import TrainRecipe, predict, train
+from ptm_ray.evaluation.train import Training, TrainRecipe, predict, train, trainer
 
 OPS = ("crop", "cutout", "brightness", "contrast")
 
@@ -77,6 +79,22 @@ def test_the_same_generator_trains_the_same_network_and_another_another():
     )
     assert torch.equal(first.theta, again.theta)
     assert not torch.equal(first.theta, other.theta)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_a_training_that_goes_on_in_other_processes_ends_at_the_same_parameters(norm):
+    images, labels = toy()
+    targets, net, asked = F.one_hot(labels, 2).float(), network(norm), recipe(steps=7)
+    seeds = [Seeds(0).stream("network", k) for k in range(2)]
+    whole = train(net, images, targets, asked, [Seeds(0).stream("network", k) for k in range(2)])
+    training = Training.begin(net, len(images), asked, seeds, images.device)
+    for most in (3, 1, 9):
+        training = pickle.loads(pickle.dumps(training))
+        training.advance(trainer(net, asked, images.device), images, targets, most)
+    for one, other in zip(training.networks, whole, strict=True):
+        assert all(torch.equal(*both) for both in zip(one.tensors(), other.tensors(), strict=True))
+    training.advance(trainer(net, asked, images.device), images, targets, 1)
+    assert torch.equal(training.networks[0].theta, whole[0].theta)
 
 
 def test_training_is_sgd_with_momentum_and_a_late_tenth_of_the_step_size():
