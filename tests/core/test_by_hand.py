@@ -11,6 +11,8 @@ from ptm_ray.core.gradient import gradient_in_images, loss_gradient
 #: Channels, pixels a side, classes, width, depth. The last has so many channels that images get their gradient by a
 #: convolution.
 CASES = [(1, 28, 2, 6, 3), (3, 16, 5, 4, 2), (2, 9, 3, 5, 1), (17, 8, 3, 4, 2)]
+#: So wide, and of so many pixels, that its second convolution goes by tiles.
+WIDE = (1, 32, 2, 64, 3)
 
 
 class Slow(torch.nn.Module):
@@ -53,7 +55,7 @@ def slowly(sizes, theta, images, labels, direction):
     return gradient.detach(), torch.autograd.grad(gradient @ direction, leaves)
 
 
-@pytest.mark.parametrize("sizes", CASES, ids=str)
+@pytest.mark.parametrize("sizes", [*CASES, WIDE], ids=str)
 def test_gradient_and_derivatives_are_autograds(sizes):
     network, *given, direction = case_of(sizes)
     found = loss_gradient(network, *given, keep=True)

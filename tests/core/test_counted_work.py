@@ -6,6 +6,7 @@ the same images. The rest, which on small sets takes as long, is counted as call
 
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -68,14 +69,14 @@ def flops(run):
 class Work:
     """A small matching problem without augmentation, and what solving it takes."""
 
-    def __init__(self):
+    def __init__(self, width=16, ipc=IPC):
         draw = Seeds(0).stream("counted work")
         self.network = nets.build(
-            "convnet", channels=CHANNELS, resolution=RESOLUTION, classes=CLASSES, width=16, depth=3
+            "convnet", channels=CHANNELS, resolution=RESOLUTION, classes=CLASSES, width=width, depth=3
         )
         self.start = self.network.init(draw)
         self.target = self.start + 0.01 * torch.randn(self.start.shape, generator=draw)
-        self.set = from_noise((CHANNELS, RESOLUTION, RESOLUTION), CLASSES, IPC, 0.01, draw)
+        self.set = from_noise((CHANNELS, RESOLUTION, RESOLUTION), CLASSES, ipc, 0.01, draw)
         self.draw = draw
 
     def batches(self, steps):
@@ -156,3 +157,22 @@ def test_the_counter_sees_what_a_plain_unrolling_takes(work):
     plain = per_step(lambda steps: flops(unrolled(steps)))
     ours = per_step(lambda steps: flops(lambda: work.match(steps, Plan(steps, 1))))
     assert 6 * work.forward_flops() < ours <= 1.05 * plain
+
+
+def test_by_tiles_inner_convolutions_take_a_quarter_of_the_direct_work(monkeypatch):
+    """Maps of 16 and 8 pixels are cut into tiles without a remainder."""
+    work, counted, product = Work(width=64, ipc=4), [0], np.matmul
+
+    def counting(left, right, out):
+        counted[0] += 2 * np.prod(np.broadcast_shapes(left.shape[:-2], right.shape[:-2])) * out[0].size * left.shape[-1]
+        return product(left, right, out=out)
+
+    monkeypatch.setattr(np, "matmul", counting)
+
+    def products(steps):
+        counted[0] = 0
+        work.match(steps, Plan(steps, 1))
+        return counted[0]
+
+    direct = 2 * 9 * 64 * 64 * (16 * 16 + 8 * 8) * len(work.set.images)
+    assert per_step(products) == 9 * direct / 4

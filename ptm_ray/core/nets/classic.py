@@ -8,7 +8,7 @@ one is 0 whatever the image, and the network blind.
 import torch
 from torch import Tensor, nn
 
-from ptm_ray.core.nets.layers import norm_layer
+from ptm_ray.core.nets.layers import Conv3x3, norm_layer
 
 #: Numbers are 3×3 widths, (width, kernel) others, "M" halves the resolution.
 Plan = list[int | tuple[int, int] | str]
@@ -35,7 +35,8 @@ class Stack(nn.Module):
                     side //= 2
                 continue
             out, kernel = step if isinstance(step, tuple) else (step, 3)
-            layers += [nn.Conv2d(width, out, kernel, padding=kernel // 2), _Normed(norm, out)]
+            convolution = nn.Conv2d(width, out, kernel, padding=kernel // 2) if kernel != 3 else Conv3x3(width, out)
+            layers += [convolution, _Normed(norm, out)]
             width = out
         self.layers = nn.Sequential(*layers)
         self.classifier = nn.Linear(width, classes)

@@ -2,84 +2,46 @@
 
 The framework's kernels go through all maps one after the other, so that between two of them every map has left the
 processor's cache. On one thread whole matching steps became 1.1 times (width 128) to 1.3 times (width 32) as fast.
-Importing this needs numba. The first call on a machine compiles, for a few seconds; later processes find what was
-compiled beside this file, or in the user's cache.
+Importing this needs numba.
 
-Sums over maps of a channel are left to the framework, so results don't depend on the number of threads. Nothing may be
-assumed to be finite: a student that diverged must be seen to.
+Sums over maps of a channel are left to the framework, so results don't depend on the number of threads.
 """
 
-import inspect
-import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 
+from ptm_ray.core.nets.compiling import Array, Arrays, compiled, spread
 from ptm_ray.core.nets.passes import Moved, Scale, Statistics
 from ptm_ray.core.types import Tensor
 
-#: Of numpy: (maps, height, width), or one number for each map or channel. Arrays are several of these.
-Array = Any
-Arrays = tuple[Array, ...]
-#: Maps of fewer pixels than this in all are not worth a second thread.
-PIXELS_A_THREAD = 2**16
 #: See `blocks.Passes`.
 ANY_MAPS = False
 
 
-def _compiled(kernel: Callable[..., None]) -> Callable[..., None]:
-    """Compiled at its first call for a type of number. Whatever was put around the function stays outside."""
-    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
-    function = inspect.unwrap(kernel)
-    compiled: Callable[..., None]
-    try:
-        compiled = numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        # No folder can be written to: every process compiles for itself.
-        compiled = numba.njit(**options)(function)
-    return compiled
+def _over_maps(loop: Callable[..., None], x: Tensor, *rest: Tensor | tuple[Tensor, ...] | float) -> None:
+    """Runs a compiled loop over all maps of x, (batch, maps, height, width).
 
-
-@cache
-def _helpers(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="maps")
-
-
-def _over_maps(kernel: Callable[..., None], x: Tensor, *rest: Tensor | tuple[Tensor, ...] | float) -> None:
-    """Runs a kernel over all maps of x, (batch, maps, height, width), each thread over its share of them.
-
-    The kernel gets the first map of a share, the one after its last, and all arrays whole.
+    It gets the first map of a thread's share, the one after its last, and all arrays whole.
     """
-    maps = x.shape[0] * x.shape[1]
-    arrays = [_flat(value) for value in (x, *rest)]
-    threads = max(1, min(torch.get_num_threads(), x.numel() // PIXELS_A_THREAD))
-    if threads == 1:
-        kernel(0, maps, *arrays)
-        return
-    cuts = [maps * k // threads for k in range(threads + 1)]
-    mine, *others = itertools.pairwise(cuts)
-    started = [_helpers(threads - 1).submit(kernel, *span, *arrays) for span in others]
-    kernel(*mine, *arrays)
-    for one in started:
-        one.result()
+    arrays = [_by_map(value) for value in (x, *rest)]
+    spread(lambda first, stop: loop(first, stop, *arrays), x.shape[0] * x.shape[1], x.numel())
 
 
-def _flat(value: Tensor | tuple[Tensor, ...] | float) -> Any:
+def _by_map(value: Tensor | tuple[Tensor, ...] | float) -> Any:
     """Tensors as numpy sees them: batch and maps as one axis, whatever follows them as it is."""
     if isinstance(value, tuple):
-        return tuple(_flat(one) for one in value)
+        return tuple(_by_map(one) for one in value)
     if not isinstance(value, Tensor):
         return value
     value = value.detach().contiguous()
     return (value.flatten(0, 1) if value.dim() > 1 else value).numpy()
 
 
-@_compiled
+@compiled
 def _pool(maps: Array, pooled: Array) -> None:
     """One map, (height, width): means of 2×2 blocks."""
     rows, columns = pooled.shape
@@ -90,7 +52,7 @@ def _pool(maps: Array, pooled: Array) -> None:
             means[j] = quarter * (upper[2 * j] + upper[2 * j + 1] + lower[2 * j] + lower[2 * j + 1])
 
 
-@_compiled
+@compiled
 def _unpool(pooled: Array, maps: Array) -> None:
     """Its adjoint; a last odd row or column of the map is left as it was."""
     rows, columns = pooled.shape
@@ -103,7 +65,7 @@ def _unpool(pooled: Array, maps: Array) -> None:
             lower[j] = upper[j]
 
 
-@_compiled
+@compiled
 def _forward(first: int, stop: int, x: Array, scale: Arrays, eps: float, pooled: Array, stats: Arrays) -> None:
     weight, bias = scale
     mean, rstd, slope, offset = stats
@@ -130,7 +92,7 @@ def _forward(first: int, stop: int, x: Array, scale: Arrays, eps: float, pooled:
         _pool(active, pooled[m])
 
 
-@_compiled
+@compiled
 def _gradient(first: int, stop: int, x: Array, grad: Array, stats: Arrays, of_x: Array, of_scale: Arrays) -> None:
     mean, rstd, slope, offset = stats
     of_weight, of_bias = of_scale
@@ -155,7 +117,7 @@ def _gradient(first: int, stop: int, x: Array, grad: Array, stats: Arrays, of_x:
             out[p] -= level + rise * (given[p] - mu)
 
 
-@_compiled
+@compiled
 def _move(
     first: int, stop: int, x: Array, dot: Array, dot_scale: Arrays, stats: Arrays, pooled: Array, means: Arrays
 ) -> None:
@@ -184,7 +146,7 @@ def _move(
         _pool(active, pooled[m])
 
 
-@_compiled
+@compiled
 def _gradient_moved(
     first: int,
     stop: int,

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptm_ray.core.nets.blocks import avg_pool, norm_relu_pool
-from ptm_ray.core.nets.by_hand import ConvNetGradient, Convolution
+from ptm_ray.core.nets.by_hand import ConvNetGradient
+from ptm_ray.core.nets.convolutions import convolved
 from ptm_ray.core.nets.layers import EPS, norm_layer
 
 POOLINGS = ("avg", "max")
@@ -63,12 +64,11 @@ class ConvNet(nn.Module):
             nn.Conv2d(a, b, 3, padding=1, bias=norm == "none") for a, b in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(norm_layer(norm, width) for _ in range(depth))
-        half = precision == "bfloat16"
-        self._convolution = Convolution(half)
+        self._half = precision == "bfloat16"
         self._pool = avg_pool if pooling == "avg" else _max_pool
         self._fused = norm == "instance" and pooling == "avg"
         #: See `Network.by_hand`.
-        self.by_hand = partial(ConvNetGradient, eps=EPS, half=half) if self._fused else None
+        self.by_hand = partial(ConvNetGradient, eps=EPS, half=self._half) if self._fused else None
         self.classifier = nn.Linear(width * (resolution // 2**depth) ** 2, classes)
 
     def features(self, images: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class ConvNet(nn.Module):
         x = images
         for conv, norm in zip(self.convs, self.norms, strict=True):
             assert isinstance(conv, nn.Conv2d)
-            x = self._after(self._convolution(x, conv.weight, conv.bias), norm)
+            x = self._after(convolved(x, conv.weight, conv.bias, self._half), norm)
         return x.flatten(1)
 
     def _after(self, x: Tensor, norm: nn.Module) -> Tensor:

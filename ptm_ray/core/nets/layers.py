@@ -1,8 +1,10 @@
-"""Normalisation, shared by the architectures."""
+"""Convolution and normalisation, shared by the architectures."""
 
 import math
 
-from torch import nn
+from torch import Tensor, nn
+
+from ptm_ray.core.nets.convolutions import convolved
 
 NORMS = ("instance", "group", "batch", "none")
 #: Added to variances.
@@ -23,3 +25,13 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     return nn.Identity()
+
+
+class Conv3x3(nn.Conv2d):
+    """A convolution that keeps the size of maps, by the fastest way."""
+
+    def __init__(self, channels: int, results: int, bias: bool = True) -> None:
+        super().__init__(channels, results, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolved(x, self.weight, self.bias)

@@ -6,15 +6,19 @@ Source: He et al. 2016, the CIFAR variant that DC, MTT and DATM evaluate on.
 import torch
 from torch import Tensor, nn
 
-from ptm_ray.core.nets.layers import norm_layer
+from ptm_ray.core.nets.layers import Conv3x3, norm_layer
 
 
 class _Block(nn.Module):
     def __init__(self, width: int, out: int, stride: int, norm: str) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(width, out, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = (
+            Conv3x3(width, out, bias=False)
+            if stride == 1
+            else nn.Conv2d(width, out, 3, stride=stride, padding=1, bias=False)
+        )
         self.norm1 = norm_layer(norm, out)
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3(out, out, bias=False)
         self.norm2 = norm_layer(norm, out)
         self.shortcut = (
             nn.Identity() if stride == 1 and width == out else nn.Conv2d(width, out, 1, stride=stride, bias=False)
@@ -32,7 +36,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, channels: int, resolution: int, classes: int, norm: str = "instance") -> None:
         super().__init__()
-        self.stem = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        self.stem = Conv3x3(channels, 64, bias=False)
         self.norm_stem = norm_layer(norm, 64)
         blocks, width = [], 64
         for out, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
