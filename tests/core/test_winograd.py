@@ -78,6 +78,8 @@ def test_maps_in_any_order_of_memory():
         (TILES, MAPS - 16, MAPS, False, False),
         (TILES, MAPS + 1, MAPS, False, False),
         (TILES, MAPS, MAPS, True, False),
+        (64, 256, 256, False, True),
+        (63, 256, 256, False, False),
     ],
 )
 def test_chosen_where_it_can_be_and_pays(images, given, results, half, by_tiles):
