@@ -5,7 +5,9 @@
 All ways of a row take turns in one run, so that a ratio holds though machines differ and rest; what runs is described
 in `matching_step.py`, `training.py` and `plain.py`. Counted work is the least that an exact gradient takes, in forward
 passes: 9 for a student step and the way back through it, 3 for a training step. Its rate is set against that of the
-machine's best convolution of the same precision, measured before all else.
+machine's best convolution of the same precision, measured before all else. It is counted as if every convolution were
+the sum that defines it; where ours go by tiles (`nets/winograd.py`), which takes a quarter of that, it can be more than
+all.
 
 `--record` writes what was measured; `--against` puts an earlier record's ratios beside today's.
 """

@@ -70,6 +70,28 @@ def test_maps_in_any_order_of_memory():
         assert torch.equal(mine, theirs)
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_threads_share_the_images(two_threads):
+    (term,) = terms_of(CASES[-1], torch.float64, 1)
+    fast, slow = WinogradConvolution(), Convolution(half=False)
+    torch.testing.assert_close(fast.results([term[1:]]), slow.results([term[1:]]), rtol=1e-10, atol=1e-10)
+    for mine, theirs in zip(fast.back([term], (True, True)), slow.back([term], (True, True)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-9)
+
+
+def test_two_threads_need_twice_the_tiles(two_threads):
+    kernel = torch.zeros(MAPS, MAPS, 3, 3)
+    chosen = [inner_convolution(torch.zeros(n, MAPS, 4, 4), kernel, False, False) for n in (2 * TILES - 1, 2 * TILES)]
+    assert [isinstance(one, WinogradConvolution) for one in chosen] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("images", "given", "results", "half", "by_tiles"),
     [

@@ -21,8 +21,8 @@ from ptm_ray.core.nets.convolutions import Convolution, Term
 from ptm_ray.core.nets.tiles import LANES, POINTS, AtPoints, kernel_at_points, kernel_from_points, load_loops, tiles_of
 from ptm_ray.core.types import Float, Tensor
 
-#: Faster than the direct way it is of so many maps and tiles, and of a tile for every fourth map (a kernel's values at
-#: the points have to be read for them).
+#: Faster than the direct way it is of so many maps, and of so many tiles for each thread, or of one for every fourth map
+#: (a kernel's values at the points have to be read for them).
 MAPS, TILES, MAPS_A_TILE = 48, 32, 4
 #: Numbers at the points at one time, of input or results: more would leave the cache before they are multiplied.
 CHUNK = 2**18
@@ -66,6 +66,8 @@ class _Parts:
 
     def __init__(self, x: Float[Tensor, "batch maps height width"], y: Float[Tensor, "batch results height width"]):
         tiles, maps = tiles_of(*x.shape[2:]), max(x.shape[1], y.shape[1])
+        #: At the points, of all images.
+        self.numbers = len(x) * tiles * POINTS * maps
         self._most = min(len(x), max(CHUNK // (tiles * POINTS * maps), -(-LEAST // tiles)))
 
     def memory(self, *like: Tensor) -> list[AtPoints]:
@@ -89,7 +91,7 @@ class WinogradConvolution(Convolution):
         results, given = kernel.shape[:2]
         if results % LANES or given % LANES:
             return False
-        tiles = len(maps) * tiles_of(*maps.shape[2:])
+        tiles = len(maps) * tiles_of(*maps.shape[2:]) // torch.get_num_threads()
         return min(results, given) >= MAPS and tiles >= max(TILES, max(results, given) // MAPS_A_TILE)
 
     def results(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -110,7 +112,7 @@ class WinogradConvolution(Convolution):
                         np.add(total.of(count), products, out=total.of(count))
                 total.to_results(into[images])
 
-        spread(work, len(x), found.numel())
+        spread(work, len(x), parts.numbers)
         return found
 
     def back(self, terms: Sequence[Term], wanted: tuple[bool, bool]) -> tuple[Any, Any]:
@@ -139,6 +141,6 @@ class WinogradConvolution(Convolution):
                     total.to_input(into[images])
             sums[first] = of_kernel
 
-        spread(work, len(x), grad.numel())
+        spread(work, len(x), parts.numbers)
         of_kernel = torch.from_numpy(sum(sums[first] for first in sorted(sums)))
         return of_x if wanted[0] else None, kernel_from_points(of_kernel) if wanted[1] else None
