@@ -21,8 +21,8 @@ from ptm_ray.core.nets.convolutions import Convolution, Term
 from ptm_ray.core.nets.tiles import LANES, POINTS, AtPoints, kernel_at_points, kernel_from_points, load_loops, tiles_of
 from ptm_ray.core.types import Float, Tensor
 
-#: Faster than the direct way it is of so many maps, and of so many tiles for each thread, or of one for every fourth map
-#: (a kernel's values at the points have to be read for them).
+#: Faster than the direct way it is of so many maps, and so many tiles for each thread, or one for every fourth map (a
+#: kernel's values at the points have to be read for them).
 MAPS, TILES, MAPS_A_TILE = 48, 32, 4
 #: Numbers at the points at one time, of input or results: more would leave the cache before they are multiplied.
 CHUNK = 2**18
