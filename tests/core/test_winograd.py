@@ -1,5 +1,8 @@
 """Convolutions by tiles, and their gradients, against the direct ones."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -149,3 +152,16 @@ def test_networks_give_what_they_give_directly(name, monkeypatch):
     for mine, theirs in zip(by_tiles, given(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-9)
         assert not torch.equal(mine, theirs)
+
+
+def test_without_numba_all_convolutions_are_direct():
+    code = f"""
+import sys
+sys.modules["numba"] = None
+import torch
+from ptm_ray.core.nets.convolutions import Convolution, inner_convolution
+maps, kernel = torch.zeros({4 * TILES}, {MAPS}, 4, 4), torch.zeros({MAPS}, {MAPS}, 3, 3)
+print(type(inner_convolution(maps, kernel, half=False, any_maps=False)) is Convolution)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
