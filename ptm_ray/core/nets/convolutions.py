@@ -203,7 +203,8 @@ class _ConvolvedBack(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """How ⟨u, gradient of x⟩ + ⟨w, gradient of kernel⟩ = ⟨grad, u * kernel + x * w⟩ depends on grad, x, kernel."""
         (grad, x, kernel), (u, w) = ctx.saved_tensors, grads
-        parts = [_Convolved.apply(ctx.way, *pair) for pair in ((u, kernel), (x, w)) if None not in pair]  # type: ignore[no-untyped-call]
+        pairs = [pair for pair, moved in (((u, kernel), u), ((x, w), w)) if moved is not None]
+        parts = [_Convolved.apply(ctx.way, *pair) for pair in pairs]  # type: ignore[no-untyped-call]
         if not parts:
             return (None,) * 5
         likes = x if u is None else u, kernel if w is None else w

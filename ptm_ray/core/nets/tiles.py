@@ -115,73 +115,61 @@ def _store(lines: Array, image: Array, margin: int) -> None:
 
 
 @compiled
-def _input_at_points(first: int, stop: int, x: Array, values: Array) -> None:
-    """Images from first to stop: x is (batch, maps, height, width), values (tiles, points, maps)."""
-    _, maps, height, width = x.shape
-    rows, columns = (height + 3) // 4, (width + 3) // 4
-    lines = np.zeros((4 * rows + 2, (4 * columns + 2) * maps), x.dtype)
-    strip = np.empty((6, lines.shape[1]), x.dtype)
-    for image in range(first, stop):
-        _load(x[image], lines, 1)
-        for i in range(rows):
-            _of_input(lines[4 * i : 4 * i + 6], strip)
-            for j in range(columns):
-                tile, span = values[(image * rows + i) * columns + j], slice(4 * j * maps, (4 * j + 6) * maps)
-                for k in range(6):
-                    _of_input(strip[k, span].reshape(6, maps), tile[6 * k : 6 * k + 6])
+def _there(pixels: Array, v: Array) -> None:
+    if len(pixels) == 6:
+        _of_input(pixels, v)
+    else:
+        _of_results(pixels, v)
 
 
 @compiled
-def _input_from_points(first: int, stop: int, values: Array, x: Array) -> None:
+def _back(v: Array, pixels: Array) -> None:
+    if len(pixels) == 6:
+        _to_input(v, pixels)
+    else:
+        _to_results(v, pixels)
+
+
+@compiled
+def _at_points(images: Array, values: Array, side: int) -> None:
+    """Maps of (images, maps, height, width) as values of (tiles, points, maps).
+
+    `side`: pixels of a tile, 6 of what a convolution is given (where tiles overlap), 4 of what it gives.
+    """
+    _, maps, height, width = images.shape
+    rows, columns, margin = (height + 3) // 4, (width + 3) // 4, (side - 4) // 2
+    lines = np.zeros((4 * rows + 2 * margin, (4 * columns + 2 * margin) * maps), images.dtype)
+    strip = np.empty((6, lines.shape[1]), images.dtype)
+    for image in range(len(images)):
+        _load(images[image], lines, margin)
+        for i in range(rows):
+            _there(lines[4 * i : 4 * i + side], strip)
+            for j in range(columns):
+                tile, span = values[(image * rows + i) * columns + j], slice(4 * j * maps, (4 * j + side) * maps)
+                for k in range(6):
+                    _there(strip[k, span].reshape(side, maps), tile[6 * k : 6 * k + 6])
+
+
+@compiled
+def _from_points(values: Array, images: Array, side: int) -> None:
     """The adjoint, of the same shapes."""
-    _, maps, height, width = x.shape
-    rows, columns = (height + 3) // 4, (width + 3) // 4
-    lines = np.empty((4 * rows + 2, (4 * columns + 2) * maps), x.dtype)
-    strip = np.empty((6, lines.shape[1]), x.dtype)
-    for image in range(first, stop):
-        lines[:] = 0
+    _, maps, height, width = images.shape
+    rows, columns, margin = (height + 3) // 4, (width + 3) // 4, (side - 4) // 2
+    lines = np.empty((4 * rows + 2 * margin, (4 * columns + 2 * margin) * maps), images.dtype)
+    strip = np.empty((6, lines.shape[1]), images.dtype)
+    for image in range(len(images)):
+        # Where tiles overlap, they are added.
+        if margin:
+            lines[:] = 0
         for i in range(rows):
-            strip[:] = 0
+            if margin:
+                strip[:] = 0
             for j in range(columns):
-                tile, span = values[(image * rows + i) * columns + j], slice(4 * j * maps, (4 * j + 6) * maps)
+                tile, span = values[(image * rows + i) * columns + j], slice(4 * j * maps, (4 * j + side) * maps)
                 for k in range(6):
-                    _to_input(tile[6 * k : 6 * k + 6], strip[k, span].reshape(6, maps))
-            _to_input(strip, lines[4 * i : 4 * i + 6])
-        _store(lines, x[image], 1)
-
-
-@compiled
-def _results_at_points(first: int, stop: int, y: Array, values: Array) -> None:
-    """The same shapes."""
-    _, maps, height, width = y.shape
-    rows, columns = (height + 3) // 4, (width + 3) // 4
-    lines = np.zeros((4 * rows, 4 * columns * maps), y.dtype)
-    strip = np.empty((6, lines.shape[1]), y.dtype)
-    for image in range(first, stop):
-        _load(y[image], lines, 0)
-        for i in range(rows):
-            _of_results(lines[4 * i : 4 * i + 4], strip)
-            for j in range(columns):
-                tile, span = values[(image * rows + i) * columns + j], slice(4 * j * maps, (4 * j + 4) * maps)
-                for k in range(6):
-                    _of_results(strip[k, span].reshape(4, maps), tile[6 * k : 6 * k + 6])
-
-
-@compiled
-def _results_from_points(first: int, stop: int, values: Array, y: Array) -> None:
-    """The adjoint, of the same shapes."""
-    _, maps, height, width = y.shape
-    rows, columns = (height + 3) // 4, (width + 3) // 4
-    lines = np.empty((4 * rows, 4 * columns * maps), y.dtype)
-    strip = np.empty((6, lines.shape[1]), y.dtype)
-    for image in range(first, stop):
-        for i in range(rows):
-            for j in range(columns):
-                tile, span = values[(image * rows + i) * columns + j], slice(4 * j * maps, (4 * j + 4) * maps)
-                for k in range(6):
-                    _to_results(tile[6 * k : 6 * k + 6], strip[k, span].reshape(4, maps))
-            _to_results(strip, lines[4 * i : 4 * i + 4])
-        _store(lines, y[image], 0)
+                    _back(tile[6 * k : 6 * k + 6], strip[k, span].reshape(side, maps))
+            _back(strip, lines[4 * i : 4 * i + side])
+        _store(lines, images[image], margin)
 
 
 @cache
@@ -230,21 +218,21 @@ class AtPoints:
 
     def of_input(self, maps: Array) -> Array:
         """What a convolution is given, (images, maps, height, width), at the points."""
-        _input_at_points(0, len(maps), maps, self._memory)
+        _at_points(maps, self._memory, 6)
         return self.of(len(maps))
 
     def of_results(self, maps: Array) -> Array:
         """The gradient of what it gives, at the points."""
-        _results_at_points(0, len(maps), maps, self._memory)
+        _at_points(maps, self._memory, 4)
         return self.of(len(maps))
 
     def to_input(self, maps: Array) -> None:
         """The adjoint of `of_input`, into maps."""
-        _input_from_points(0, len(maps), self._memory, maps)
+        _from_points(self._memory, maps, 6)
 
     def to_results(self, maps: Array) -> None:
         """The adjoint of `of_results`, into maps."""
-        _results_from_points(0, len(maps), self._memory, maps)
+        _from_points(self._memory, maps, 4)
 
 
 @cache

@@ -44,10 +44,13 @@ def _cut(tiles: int, each: int) -> Iterator[slice]:
         yield slice(first, first + most)
 
 
-def _multiply(left: Array, right: Array, out: Array) -> None:
-    """Products of (points, tiles, n) and (points, n, m), for each point."""
+def _multiply(left: Array, right: Array, total: Array, memory: Array | None) -> None:
+    """Products of (points, tiles, n) and (points, n, m), for each point; with memory, added to what is there."""
+    products = total if memory is None else memory
     for part in _cut(left.shape[1], right.shape[1] * right.shape[2]):
-        np.matmul(left[:, part], right, out=out[:, part])
+        np.matmul(left[:, part], right, out=products[:, part])
+    if memory is not None:
+        np.add(total, memory, out=total)
 
 
 def _add_products(left: Array, right: Array, total: Array, memory: Array) -> None:
@@ -106,10 +109,8 @@ class WinogradConvolution(Convolution):
             for images in parts.between(first, stop):
                 count = images.stop - images.start
                 for number, (maps, at_points) in enumerate(given):
-                    products = (more if number else total).of(count)
-                    _multiply(values.of_input(maps[images]), at_points, products)
-                    if number:
-                        np.add(total.of(count), products, out=total.of(count))
+                    left = values.of_input(maps[images])
+                    _multiply(left, at_points, total.of(count), more.of(count) if number else None)
                 total.to_results(into[images])
 
         spread(work, len(x), parts.numbers)
@@ -131,10 +132,7 @@ class WinogradConvolution(Convolution):
                 for number, (of_results, maps, at_points) in enumerate(given):
                     left = grads.of_results(of_results[images])
                     if wanted[0]:
-                        products = (more if number else total).of(count)
-                        _multiply(left, at_points, products)
-                        if number:
-                            np.add(total.of(count), products, out=total.of(count))
+                        _multiply(left, at_points, total.of(count), more.of(count) if number else None)
                     if wanted[1]:
                         _add_products(left, values.of_input(maps[images]), of_kernel, memory)
                 if wanted[0]:
