@@ -13,7 +13,7 @@ from ptm_ray.config.suite import SuiteConfig, read_suite
 from ptm_ray.config.sweep import SweepConfig, read_sweep
 from ptm_ray.data import MedicalDataset
 from ptm_ray.data import load_dataset as load_dataset
-from ptm_ray.data.load import load_training_images
+from ptm_ray.data.load import is_known, load_training_images
 from ptm_ray.errors import ConfigError, DataError
 from ptm_ray.orchestrate import distill as on_ray
 from ptm_ray.orchestrate.distill import DistillResult as DistillResult
@@ -240,7 +240,7 @@ def _dataset_of_set(data: Data | None, config: DistillConfig, data_root: str | P
     try:
         return _dataset(data or config.data, config, data_root)
     except DataError as error:
-        if data is not None:
+        if data is not None or is_known(config.data):
             raise
         # A set carries the name of its dataset but no path: where files lie is nobody else's business.
         message = f"the set was made from {config.data!r}, which is no dataset by name; pass --data NAME_OR_PATH"

@@ -19,6 +19,8 @@ install_import_hook("ptm_ray.core", "beartype.beartype").__enter__()
 os.environ.update(
     RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1"
 )
+# Before triton is: a GPU's kernels run without one too, one operation after the other.
+os.environ["TRITON_INTERPRET"] = "1"
 # For the tests' own S3 server, which takes any.
 os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
 

@@ -9,6 +9,9 @@ from ptm_ray.data.phantom import cellphantom
 from ptm_ray.data.splits import complete
 from ptm_ray.errors import DataError, did_you_mean
 
+#: The embedded dataset's name.
+CELLPHANTOM = "cellphantom"
+
 
 def load_dataset(data: str | Path, *, size: int | None = None, data_root: str | Path | None = None) -> MedicalDataset:
     """A dataset by name (`cellphantom`, any MedMNIST 2D flag) or path (npz, class folders, Parquet or Arrow table).
@@ -19,13 +22,18 @@ def load_dataset(data: str | Path, *, size: int | None = None, data_root: str | 
 
     Raises `DataError` for what can't be found, read or distilled, saying which and the way out.
     """
-    if str(data) == "cellphantom":
+    if str(data) == CELLPHANTOM:
         dataset = cellphantom()
     else:
         dataset = complete(_read(str(data), size, Path(data_root) if data_root else None))
     if size is not None and dataset.resolution != size:
         raise DataError(f"{data} has {dataset.resolution} pixels a side and no other size, not {size}; leave size out")
     return check(dataset)
+
+
+def is_known(data: str) -> bool:
+    """Whether it is a dataset by name alone, wherever its file may be."""
+    return data == CELLPHANTOM or data in medmnist.flags()
 
 
 def load_training_images(path: Path, size: int | None = None) -> tuple[Split, tuple[str, ...]]:
@@ -51,7 +59,7 @@ def _read(text: str, size: int | None, root: Path | None) -> Source:
         return _read_file(root / f"{text}.npz", size)
     if root and (root / text).is_dir():
         return folder.read_folder(root / text, size or 32)
-    raise DataError(f"unknown dataset {text!r}; {did_you_mean(text, ['cellphantom', *medmnist.flags()])}")
+    raise DataError(f"unknown dataset {text!r}; {did_you_mean(text, [CELLPHANTOM, *medmnist.flags()])}")
 
 
 def _read_file(path: Path, size: int | None) -> Source:

@@ -47,8 +47,8 @@ def _styles(bench: Bench) -> dict[str, Style]:
 
 def over_ipc(bench: Bench, field: Field, path: Path) -> None:
     """Balanced accuracy over images per class: a panel for each dataset, a line for each method, full data dashed."""
-    columns = min(COLUMNS, len(bench.datasets))
-    rows = math.ceil(len(bench.datasets) / columns)
+    rows = math.ceil(len(bench.datasets) / COLUMNS)
+    columns = math.ceil(len(bench.datasets) / rows)
     figure = Figure(figsize=(3.3 * columns + 1.9, 2.9 * rows + 0.3), dpi=120)
     axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)
     styles = _styles(bench)

@@ -3,16 +3,12 @@
 All of it thrice: by passes that are compiled, by those of a GPU, and by the framework's kernels.
 """
 
-import os
 import subprocess
 import sys
 
 import pytest
 import torch
 from torch.nn import functional as F
-
-# A GPU's kernels run without one too, one operation after the other.
-os.environ["TRITON_INTERPRET"] = "1"
 
 from ptm_ray.core.nets import blocks, compiled_passes, passes, triton_passes
 from ptm_ray.core.nets.blocks import avg_pool, norm_relu_pool

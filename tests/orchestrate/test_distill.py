@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import ptm_ray as ptm
-from ptm_ray.errors import ConfigError, StoreError
+from ptm_ray.errors import ConfigError, DataError, StoreError
 from tests.small import SETTINGS, small_dataset
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -123,3 +123,11 @@ def test_any_set_is_evaluated_ours_or_anothers(made, tmp_path):
     quick = {"evaluation": {"steps": 5, "full_steps": 2, "random_draws": 1}, "network": SETTINGS["network"]}
     other = ptm.evaluate(tmp_path / "other.npz", data, seeds=2, **quick)
     assert other["scores"]["synthetic"]["balanced_accuracy"]["n"] == 2
+
+
+def test_of_a_set_whose_dataset_has_a_name_it_is_said_why_that_can_not_be_had(made):
+    _, result, _ = made
+    ours = ptm.SyntheticSet.load(result.set)
+    ours.recipe["config"] |= {"data": "pathmnist", "size": 99}
+    with pytest.raises(DataError, match="pathmnist has no size 99"):
+        ptm.evaluate(ours)
