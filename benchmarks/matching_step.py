@@ -75,7 +75,7 @@ class Measured:
 
 
 def work(way: str, case: Case) -> None:
-    """The process: seconds for every line it reads, and the peak resident set in MiB."""
+    """The process: for every line that it reads, seconds, and the peak resident set in MiB: so far, and before all."""
     import resource
     import time
 
@@ -83,13 +83,16 @@ def work(way: str, case: Case) -> None:
 
     if way != "plain":
         keep_memory()
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
     measured = Measured(way, case)
+    before = peak()
     for _ in sys.stdin:
         started = time.perf_counter()
         measured.step()
         seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps([seconds, peak]), flush=True)
+        print(json.dumps([seconds, peak(), before]), flush=True)
 
 
 class Runner:
@@ -99,15 +102,15 @@ class Runner:
         words = [sys.executable, "-m", "benchmarks.matching_step", way, json.dumps(asdict(case))]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def ask(self) -> tuple[float, float]:
-        """Seconds, and MiB at the most so far."""
+    def ask(self) -> tuple[float, float, float]:
+        """Seconds, and MiB at the most: so far, and before the first step."""
         to, back = self._process.stdin, self._process.stdout
         assert to is not None
         assert back is not None
         to.write("again\n")
         to.flush()
-        seconds, peak = json.loads(back.readline())
-        return seconds, peak
+        seconds, peak, before = json.loads(back.readline())
+        return seconds, peak, before
 
     def stop(self) -> None:
         self._process.communicate()
@@ -117,7 +120,7 @@ def compare(case: Case) -> dict[str, Any]:
     """Medians of all ways, measured in turns, after a step of each that only warms up."""
     together = case.images * case.steps <= TOGETHER
     lasting = {way: Runner(way, case) for way in WAYS} if together else {}
-    memory = {}
+    memory, before = {}, {}
     for runner in lasting.values():
         runner.ask()
 
@@ -125,7 +128,7 @@ def compare(case: Case) -> dict[str, Any]:
         runner = lasting.get(way) or Runner(way, case)
         if not together:
             runner.ask()
-        seconds, memory[way] = runner.ask()
+        seconds, memory[way], before[way] = runner.ask()
         if not together:
             runner.stop()
         return seconds
@@ -138,6 +141,7 @@ def compare(case: Case) -> dict[str, Any]:
         "seconds": seconds,
         "flops": case.counted_flops(),
         "peak_mib": memory,
+        "before_mib": before,
     }
 
 

@@ -26,7 +26,12 @@ from benchmarks.training import SHAPES
 from benchmarks.training import compare as compare_training
 from benchmarks.turns import WIDTH
 
-COLUMNS = ("", "way", "times as fast as published", "counted work, of the best convolution", "peak memory, MiB")
+COLUMNS = ("", "way", "times as fast as published", "counted work, of the best convolution", "peak memory, MiB (beyond start)")
+
+
+def own_mib(found: dict[str, Any], way: str) -> float:
+    """What the process came to hold at the most beyond what it held before the first step."""
+    return float(found["peak_mib"][way] - found["before_mib"][way])
 
 
 def lines(found: dict[str, Any], best: dict[str, float], before: dict[tuple[str, str], float]) -> list[str]:
@@ -37,7 +42,7 @@ def lines(found: dict[str, Any], best: dict[str, float], before: dict[tuple[str,
         times = found["seconds"]["plain"] / seconds
         then = before.get((found["what"], way))
         rate = found["flops"] / seconds / best[f"convolution, {precision}"]
-        peak = f"{found['peak_mib'][way]:.0f}" if "peak_mib" in found else ""
+        peak = f"{found['peak_mib'][way]:.0f} ({own_mib(found, way):.0f})" if "peak_mib" in found else ""
         said = f"{times:.2f}×" + (f" (before: {then:.2f}×)" if then else "")
         shown.append(f"| {found['what']} | {way} | {said} | {rate:.0%} | {peak} |")
     return shown
