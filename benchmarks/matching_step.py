@@ -83,6 +83,7 @@ def work(way: str, case: Case) -> None:
 
     if way != "plain":
         keep_memory()
+
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -26,7 +26,13 @@ from benchmarks.training import SHAPES
 from benchmarks.training import compare as compare_training
 from benchmarks.turns import WIDTH
 
-COLUMNS = ("", "way", "times as fast as published", "counted work, of the best convolution", "peak memory, MiB (beyond start)")
+COLUMNS = (
+    "",
+    "way",
+    "times as fast as published",
+    "counted work, of the best convolution",
+    "peak memory, MiB (beyond start)",
+)
 
 
 def own_mib(found: dict[str, Any], way: str) -> float:

@@ -29,7 +29,7 @@ def seen_at_once(
 ) -> Float[Tensor, "seen channels height width"]:
     """The same of all batches, one after the other; those of one op are augmented together.
 
-    For a GPU, which takes as long for one small batch as for fifty.
+    Where starting an operation takes longer than the operation itself: on a GPU, and for small images on a CPU.
     """
     by_op = sorted(range(len(batches)), key=lambda k: batches[k].draw.op)
     parts = []

@@ -7,17 +7,15 @@ together before, and its derivative taken once afterwards.
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 from typing import NamedTuple
 
 import torch
 
-from ptm_ray.core import augment
-from ptm_ray.core.batch import Batch, seen_at_once
+from ptm_ray.core.batch import Batch
 from ptm_ray.core.params import Network
 from ptm_ray.core.recording import Recording, memory_pool, side_by_side
 from ptm_ray.core.types import Float, Tensor
-from ptm_ray.core.unroll import RECOMPUTE, Gradients, Plan, Student, matching_gradients, mean_gradients
+from ptm_ray.core.unroll import RECOMPUTE, Gradients, Plan, Seen, Student, matching_gradients, mean_gradients
 
 
 class _Call(NamedTuple):
@@ -29,13 +27,18 @@ class _Call(NamedTuple):
 
 
 class _Step:
-    """One recorded call, and the tensors that it reads of each student."""
+    """One recorded call, and the tensors that it reads of each student; `batches` are each one's steps."""
 
-    def __init__(self, network: Network, given: Sequence[Sequence[Tensor]], call: _Call, pool: object) -> None:
+    def __init__(
+        self,
+        network: Network,
+        given: Sequence[Sequence[Tensor]],
+        batches: Sequence[Sequence[Batch]],
+        call: _Call,
+        pool: object,
+    ) -> None:
         device = given[0][0].device
         self._given = [[tensor.clone() for tensor in own] for own in given]
-        rows = [torch.split(torch.arange(sum(sizes), device=device), list(sizes)) for sizes in call.sizes]
-        batches = [[Batch(part, augment.Draw("", torch.empty(0))) for part in own] for own in rows]
 
         def match(number: int, found: list[Gradients]) -> None:
             start, target, images, labels, log_lr = self._given[number]
@@ -85,21 +88,11 @@ class Replays:
         """
         if not all(student.matching.plain for student in students):
             return mean_gradients(self._network, students, images, labels, log_lr, plan=plan, exact=exact)
-        sizes = tuple(tuple(len(batch.rows) for batch in student.batches) for student in students)
-        batches = list(chain(*(student.batches for student in students)))
-        rows = torch.cat([batch.rows for batch in batches]).to(images.device)
-        leaf = images.detach().requires_grad_()
-        with torch.enable_grad():
-            seen = seen_at_once(batches, leaf)
-        parts = [torch.split(whole, [sum(own) for own in sizes]) for whole in (seen.detach(), labels[rows])]
-        given = [(s.start, s.target, *own, log_lr) for s, *own in zip(students, *parts, strict=True)]
-        call = _Call(sizes, plan, exact)
+        seen = Seen(students, images, labels)
+        given = [(s.start, s.target, *own, log_lr) for s, *own in zip(students, seen.images, seen.labels, strict=True)]
+        call = _Call(tuple(map(tuple, seen.sizes)), plan, exact)
         if call not in self._steps:
             self._pool = self._pool or memory_pool(images.device)
-            self._steps[call] = _Step(self._network, given, call, self._pool)
-        found, share = self._steps[call](given), 1 / len(students)
-        (of_images,) = torch.autograd.grad(seen, leaf, share * torch.cat([own.images for own in found]))
-        of_rows = torch.cat([own.labels for own in found])
-        of_labels = torch.zeros_like(labels).index_add_(0, rows, of_rows, alpha=share)
-        loss, of_lr = (torch.stack(all_of).mean(0) for all_of in zip(*((g.loss, g.log_lr) for g in found), strict=True))
-        return Gradients(loss, of_images, of_labels, of_lr)
+            batches = [seen.batches(number) for number in range(len(students))]
+            self._steps[call] = _Step(self._network, given, batches, call, self._pool)
+        return seen.mean(self._steps[call](given))

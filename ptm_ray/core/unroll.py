@@ -20,7 +20,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from ptm_ray.core import augment
-from ptm_ray.core.batch import Batch
+from ptm_ray.core.batch import Batch, seen_at_once
 from ptm_ray.core.gradient import Along, loss_gradient
 from ptm_ray.core.matching import Matching
 from ptm_ray.core.params import Network
@@ -43,6 +43,9 @@ SMALL_BESIDE_GRAPH = 0.05
 #: quarter as much again, since pieces that a step frees lie between graphs and don't always fit the next; some four
 #: graphs' worth while a step is at work; and the convolution library's own.
 GAPS, AT_WORK, LIBRARY_BYTES = 1.25, 4, 2**25
+#: Numbers in the images that all steps see, up to which a CPU augments them at once. More would take memory that grows
+#: with the steps, and time in which starting an operation is nothing.
+SEEN_AT_ONCE = 2**20
 
 
 class Gradients(NamedTuple):
@@ -165,6 +168,46 @@ def matching_gradients(
     return Gradients(loss.detach(), grad_images * lr, grad_labels * lr, grad_lr * lr)
 
 
+class Seen:
+    """What all steps of some students see, augmented at once, as sets of images that are left alone; and the way back.
+
+    Starting the operations of an augmentation takes longer than augmenting a few small images.
+    """
+
+    def __init__(
+        self,
+        students: Sequence[Student],
+        images: Float[Tensor, "n channels height width"],
+        labels: Float[Tensor, "n classes"],
+    ) -> None:
+        batches = [batch for student in students for batch in student.batches]
+        #: Of each student, the images of each of its steps.
+        self.sizes = [[len(batch.rows) for batch in student.batches] for student in students]
+        self._rows, self._labels = torch.cat([batch.rows for batch in batches]).to(images.device), labels
+        self._leaf = images.detach().requires_grad_()
+        with torch.enable_grad():
+            self._seen = seen_at_once(batches, self._leaf)
+        of_students = [sum(own) for own in self.sizes]
+        #: Of each student, what its steps see, one after the other, and the labels of that.
+        self.images = torch.split(self._seen.detach(), of_students)
+        self.labels = torch.split(labels[self._rows], of_students)
+
+    def batches(self, student: int) -> list[Batch]:
+        """The steps of one student, as rows of its `images`."""
+        rows = torch.split(torch.arange(sum(self.sizes[student]), device=self._rows.device), self.sizes[student])
+        return [Batch(own, augment.Draw("", torch.empty(0))) for own in rows]
+
+    def mean(self, found: Sequence[Gradients]) -> Gradients:
+        """The mean over students, in the images and labels of the set; `found` are in those of each student."""
+        share = 1 / len(found)
+        of_seen = share * torch.cat([own.images for own in found])
+        (images,) = torch.autograd.grad(self._seen, self._leaf, of_seen)
+        of_rows = torch.cat([own.labels for own in found])
+        labels = torch.zeros_like(self._labels).index_add_(0, self._rows, of_rows, alpha=share)
+        loss, log_lr = (torch.stack(parts).mean(0) for parts in zip(*((g.loss, g.log_lr) for g in found), strict=True))
+        return Gradients(loss, images, labels, log_lr)
+
+
 def mean_gradients(
     network: Network,
     students: Sequence[Student],
@@ -176,12 +219,18 @@ def mean_gradients(
     exact: bool = True,
 ) -> Gradients:
     """The mean of the students' `matching_gradients`."""
-    found = [
-        matching_gradients(
-            network, start, target, images, labels, log_lr, batches, plan=plan, exact=exact, matching=matching
-        )
-        for start, target, batches, matching in students
-    ]
+
+    def find(student: Student, own: Tensor, own_labels: Tensor, batches: Sequence[Batch]) -> Gradients:
+        start, target, _, matching = student
+        given = start, target, own, own_labels, log_lr, batches
+        return matching_gradients(network, *given, plan=plan, exact=exact, matching=matching)
+
+    steps = sum(len(batch.rows) for student in students for batch in student.batches)
+    if steps * images[0].numel() <= SEEN_AT_ONCE:
+        seen = Seen(students, images, labels)
+        parts = zip(students, seen.images, seen.labels, map(seen.batches, range(len(students))), strict=True)
+        return seen.mean([find(*part) for part in parts])
+    found = [find(student, images, labels, student.batches) for student in students]
     return Gradients(*(torch.stack(parts).mean(0) for parts in zip(*found, strict=True)))
 
 

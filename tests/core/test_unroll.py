@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from ptm_ray.core import nets
+from ptm_ray.core import nets, unroll
 from ptm_ray.core.augment import OPS
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import inner_batches
-from ptm_ray.core.unroll import Plan, graph_bytes, matching_gradients, plan_for
+from ptm_ray.core.unroll import Plan, Student, graph_bytes, matching_gradients, mean_gradients, plan_for
 from tests.reference.unroll import fully_unrolled
 
 
@@ -59,6 +59,19 @@ def test_every_augmentation_is_differentiated_exactly(op):
 def test_other_norms_are_differentiated_exactly(norm):
     case = problem(4, norm=norm, width=32)
     assert relative_error(matching_gradients(*case).images, fully_unrolled(*case)[1]) < 1e-9
+
+
+@pytest.mark.parametrize("at_once", [0, 2**20])
+def test_several_students_mean_gradient_whether_their_steps_are_augmented_at_once_or_one_by_one(monkeypatch, at_once):
+    monkeypatch.setattr(unroll, "SEEN_AT_ONCE", at_once)
+    network, start, target, images, labels, log_lr, first = problem(12, ops=("flip", "rotate", "cutout", "contrast"))
+    # The second's batches are of another size, it is not augmented, and another's target is its own.
+    second = inner_batches(len(images), 3, 4, (), Seeds(1).stream("x"))
+    students = [Student(start, target, first), Student(start, 2 * target, second)]
+    ours = mean_gradients(network, students, images, labels, log_lr, plan=Plan(3, 2))
+    alone = [fully_unrolled(network, s.start, s.target, images, labels, log_lr, s.batches) for s in students]
+    for found, *expected in zip(ours, *alone, strict=True):
+        assert relative_error(found, sum(expected).detach() / 2) < 1e-9
 
 
 def test_gradients_agree_with_finite_differences():
