@@ -34,11 +34,11 @@ def _over_maps(loop: Callable[..., None], x: Tensor, *rest: Tensor | tuple[Tenso
 def _by_map(value: Tensor | tuple[Tensor, ...] | float) -> Any:
     """Tensors as numpy sees them: batch and maps as one axis, whatever follows them as it is."""
     if isinstance(value, tuple):
-        return tuple(_by_map(one) for one in value)
+        return tuple([_by_map(one) for one in value])
     if not isinstance(value, Tensor):
         return value
-    value = value.detach().contiguous()
-    return (value.flatten(0, 1) if value.dim() > 1 else value).numpy()
+    array = value.detach().contiguous().numpy()
+    return array.reshape(-1, *array.shape[2:]) if array.ndim > 1 else array
 
 
 @compiled

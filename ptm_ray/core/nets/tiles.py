@@ -1,8 +1,8 @@
 """Tiles of maps, and 3×3 kernels, at the points of Winograd's F(4×4, 3×3), and back: compiled loops.
 
-Each transform is of six numbers in a row (of results four, of kernels three), first for all rows of a tile and then for
-all columns, with all maps of an image side by side so that a processor's wide registers are full. What goes back is the
-adjoint of what goes there. Importing this needs numba.
+Each transform is of six numbers in a row (of results four, of kernels three), for both directions, with all maps of an
+image side by side so that a processor's wide registers are full. What goes back is the adjoint of what goes there. Loops
+over tiles and rows are inside of a transform: called for each, it took twice as long. Importing this needs numba.
 
 Source: Lavin & Gray 2016 (Fast algorithms for convolutional neural networks). The points are 0, ±5/8, ±3/2 and infinity
 rather than their 0, ±1, ±2 and infinity: in float32 that halves what rounding does, to 0.9e-6 of the results of 128
@@ -29,18 +29,22 @@ _PRODUCT, _SUM = _A2 * _B2, _A2 + _B2
 
 @compiled
 def _of_input(x: Array, v: Array) -> None:
-    """Six pixels in a row at the six points, for all columns of (6, n)."""
+    """Six pixels of a row at the six points, for all tiles of all rows: (rows, pixels, n) as (tiles, rows, 6, n)."""
     number = x.dtype.type
     a, b, a2, b2, product, total = number(_A), number(_B), number(_A2), number(_B2), number(_PRODUCT), number(_SUM)
-    for e in range(x.shape[1]):
-        even_a, odd_a = x[4, e] - b2 * x[2, e], a * (x[3, e] - b2 * x[1, e])
-        even_b, odd_b = x[4, e] - a2 * x[2, e], b * (x[3, e] - a2 * x[1, e])
-        v[0, e] = product * x[0, e] - total * x[2, e] + x[4, e]
-        v[1, e] = even_a + odd_a
-        v[2, e] = even_a - odd_a
-        v[3, e] = even_b + odd_b
-        v[4, e] = even_b - odd_b
-        v[5, e] = product * x[1, e] - total * x[3, e] + x[5, e]
+    for j, k in np.ndindex(v.shape[:2]):
+        pixels, values = x[k], v[j, k]
+        for e in range(x.shape[2]):
+            x0, x1, x2 = pixels[4 * j, e], pixels[4 * j + 1, e], pixels[4 * j + 2, e]
+            x3, x4, x5 = pixels[4 * j + 3, e], pixels[4 * j + 4, e], pixels[4 * j + 5, e]
+            even_a, odd_a = x4 - b2 * x2, a * (x3 - b2 * x1)
+            even_b, odd_b = x4 - a2 * x2, b * (x3 - a2 * x1)
+            values[0, e] = product * x0 - total * x2 + x4
+            values[1, e] = even_a + odd_a
+            values[2, e] = even_a - odd_a
+            values[3, e] = even_b + odd_b
+            values[4, e] = even_b - odd_b
+            values[5, e] = product * x1 - total * x3 + x5
 
 
 @compiled
@@ -48,106 +52,114 @@ def _to_input(v: Array, x: Array) -> None:
     """The adjoint, added to what is there."""
     number = x.dtype.type
     a, b, a2, b2, product, total = number(_A), number(_B), number(_A2), number(_B2), number(_PRODUCT), number(_SUM)
-    for e in range(x.shape[1]):
-        even_a, odd_a = v[1, e] + v[2, e], a * (v[1, e] - v[2, e])
-        even_b, odd_b = v[3, e] + v[4, e], b * (v[3, e] - v[4, e])
-        x[0, e] += product * v[0, e]
-        x[1, e] += product * v[5, e] - b2 * odd_a - a2 * odd_b
-        x[2, e] -= total * v[0, e] + b2 * even_a + a2 * even_b
-        x[3, e] += odd_a + odd_b - total * v[5, e]
-        x[4, e] += v[0, e] + even_a + even_b
-        x[5, e] += v[5, e]
+    for j, k in np.ndindex(v.shape[:2]):
+        pixels, values = x[k], v[j, k]
+        for e in range(x.shape[2]):
+            v0, v1, v2, v3, v4, v5 = values[0, e], values[1, e], values[2, e], values[3, e], values[4, e], values[5, e]
+            even_a, odd_a = v1 + v2, a * (v1 - v2)
+            even_b, odd_b = v3 + v4, b * (v3 - v4)
+            pixels[4 * j, e] += product * v0
+            pixels[4 * j + 1, e] += product * v5 - b2 * odd_a - a2 * odd_b
+            pixels[4 * j + 2, e] -= total * v0 + b2 * even_a + a2 * even_b
+            pixels[4 * j + 3, e] += odd_a + odd_b - total * v5
+            pixels[4 * j + 4, e] += v0 + even_a + even_b
+            pixels[4 * j + 5, e] += v5
 
 
 @compiled
 def _of_results(y: Array, v: Array) -> None:
-    """Four results in a row at the six points: the adjoint of `_to_results`."""
+    """Four results at the six points: the adjoint of `_to_results`."""
     number = y.dtype.type
     a, b, a2, b2 = number(_A), number(_B), number(_A2), number(_B2)
-    for e in range(y.shape[1]):
-        even_a, odd_a = y[0, e] + a2 * y[2, e], a * (y[1, e] + a2 * y[3, e])
-        even_b, odd_b = y[0, e] + b2 * y[2, e], b * (y[1, e] + b2 * y[3, e])
-        v[0, e] = y[0, e]
-        v[1, e] = even_a + odd_a
-        v[2, e] = even_a - odd_a
-        v[3, e] = even_b + odd_b
-        v[4, e] = even_b - odd_b
-        v[5, e] = y[3, e]
+    for j, k in np.ndindex(v.shape[:2]):
+        pixels, values = y[k], v[j, k]
+        for e in range(y.shape[2]):
+            y0, y1, y2, y3 = pixels[4 * j, e], pixels[4 * j + 1, e], pixels[4 * j + 2, e], pixels[4 * j + 3, e]
+            even_a, odd_a = y0 + a2 * y2, a * (y1 + a2 * y3)
+            even_b, odd_b = y0 + b2 * y2, b * (y1 + b2 * y3)
+            values[0, e] = y0
+            values[1, e] = even_a + odd_a
+            values[2, e] = even_a - odd_a
+            values[3, e] = even_b + odd_b
+            values[4, e] = even_b - odd_b
+            values[5, e] = y3
 
 
 @compiled
 def _to_results(v: Array, y: Array) -> None:
-    """Four results in a row, of products at the six points."""
+    """Four results, of products at the six points."""
     number = y.dtype.type
     a, b, a2, b2 = number(_A), number(_B), number(_A2), number(_B2)
-    for e in range(y.shape[1]):
-        even_a, odd_a = v[1, e] + v[2, e], a * (v[1, e] - v[2, e])
-        even_b, odd_b = v[3, e] + v[4, e], b * (v[3, e] - v[4, e])
-        y[0, e] = v[0, e] + even_a + even_b
-        y[1, e] = odd_a + odd_b
-        y[2, e] = a2 * even_a + b2 * even_b
-        y[3, e] = a2 * odd_a + b2 * odd_b + v[5, e]
+    for j, k in np.ndindex(v.shape[:2]):
+        pixels, values = y[k], v[j, k]
+        for e in range(y.shape[2]):
+            v0, v1, v2, v3, v4, v5 = values[0, e], values[1, e], values[2, e], values[3, e], values[4, e], values[5, e]
+            even_a, odd_a = v1 + v2, a * (v1 - v2)
+            even_b, odd_b = v3 + v4, b * (v3 - v4)
+            pixels[4 * j, e] = v0 + even_a + even_b
+            pixels[4 * j + 1, e] = odd_a + odd_b
+            pixels[4 * j + 2, e] = a2 * even_a + b2 * even_b
+            pixels[4 * j + 3, e] = a2 * odd_a + b2 * odd_b + v5
 
 
 @compiled
-def _load(image: Array, lines: Array, margin: int) -> None:
-    """An image's maps, (maps, height, width), side by side: (margin + height + …, (margin + width + …) · maps)."""
+def _load(image: Array, pixels: Array, margin: int) -> None:
+    """An image's maps, (maps, height, width), side by side: (margin + height + …, margin + width + …, maps)."""
     maps, height, width = image.shape
     for first in range(0, maps, LANES):
         for i in range(height):
-            line, pixels = lines[margin + i], image[first : first + LANES, i]
             for j in range(width):
-                at = (margin + j) * maps + first
-                place = line[at : at + LANES]
+                place = pixels[margin + i, margin + j, first : first + LANES]
                 for lane in range(LANES):
-                    place[lane] = pixels[lane, j]
+                    place[lane] = image[first + lane, i, j]
 
 
 @compiled
-def _store(lines: Array, image: Array, margin: int) -> None:
+def _store(pixels: Array, image: Array, margin: int) -> None:
     """And back, without the margin and what follows."""
     maps, height, width = image.shape
-    for channel in range(maps):
+    for first in range(0, maps, LANES):
         for i in range(height):
-            line, pixels = lines[margin + i], image[channel, i]
             for j in range(width):
-                pixels[j] = line[(margin + j) * maps + channel]
+                place = pixels[margin + i, margin + j, first : first + LANES]
+                for lane in range(LANES):
+                    image[first + lane, i, j] = place[lane]
 
 
 @compiled
-def _there(pixels: Array, v: Array) -> None:
-    if len(pixels) == 6:
-        _of_input(pixels, v)
+def _there(pixels: Array, values: Array, side: int) -> None:
+    if side == 6:
+        _of_input(pixels, values)
     else:
-        _of_results(pixels, v)
+        _of_results(pixels, values)
 
 
 @compiled
-def _back(v: Array, pixels: Array) -> None:
-    if len(pixels) == 6:
-        _to_input(v, pixels)
+def _back(values: Array, pixels: Array, side: int) -> None:
+    if side == 6:
+        _to_input(values, pixels)
     else:
-        _to_results(v, pixels)
+        _to_results(values, pixels)
 
 
 @compiled
 def _at_points(images: Array, values: Array, side: int) -> None:
-    """Maps of (images, maps, height, width) as values of (tiles, points, maps).
+    """Maps of (images, maps, height, width) as values of (tiles, 6, 6, maps).
 
     `side`: pixels of a tile, 6 of what a convolution is given (where tiles overlap), 4 of what it gives.
     """
     _, maps, height, width = images.shape
     rows, columns, margin = (height + 3) // 4, (width + 3) // 4, (side - 4) // 2
-    lines = np.zeros((4 * rows + 2 * margin, (4 * columns + 2 * margin) * maps), images.dtype)
-    strip = np.empty((6, lines.shape[1]), images.dtype)
+    tall, wide = 4 * rows + 2 * margin, 4 * columns + 2 * margin
+    pixels, strip = np.zeros((tall, wide, maps), images.dtype), np.empty((6, wide, maps), images.dtype)
+    # Down all columns of a row of tiles, then along its lines.
+    down = strip.reshape(1, 1, 6, wide * maps)
     for image in range(len(images)):
-        _load(images[image], lines, margin)
+        _load(images[image], pixels, margin)
         for i in range(rows):
-            _there(lines[4 * i : 4 * i + side], strip)
-            for j in range(columns):
-                tile, span = values[(image * rows + i) * columns + j], slice(4 * j * maps, (4 * j + side) * maps)
-                for k in range(6):
-                    _there(strip[k, span].reshape(side, maps), tile[6 * k : 6 * k + 6])
+            first = (image * rows + i) * columns
+            _there(pixels[4 * i : 4 * i + side].reshape(1, side, wide * maps), down, side)
+            _there(strip, values[first : first + columns], side)
 
 
 @compiled
@@ -155,21 +167,20 @@ def _from_points(values: Array, images: Array, side: int) -> None:
     """The adjoint, of the same shapes."""
     _, maps, height, width = images.shape
     rows, columns, margin = (height + 3) // 4, (width + 3) // 4, (side - 4) // 2
-    lines = np.empty((4 * rows + 2 * margin, (4 * columns + 2 * margin) * maps), images.dtype)
-    strip = np.empty((6, lines.shape[1]), images.dtype)
+    tall, wide = 4 * rows + 2 * margin, 4 * columns + 2 * margin
+    pixels, strip = np.empty((tall, wide, maps), images.dtype), np.empty((6, wide, maps), images.dtype)
+    down = strip.reshape(1, 1, 6, wide * maps)
     for image in range(len(images)):
         # Where tiles overlap, they are added.
         if margin:
-            lines[:] = 0
+            pixels[:] = 0
         for i in range(rows):
             if margin:
                 strip[:] = 0
-            for j in range(columns):
-                tile, span = values[(image * rows + i) * columns + j], slice(4 * j * maps, (4 * j + side) * maps)
-                for k in range(6):
-                    _back(tile[6 * k : 6 * k + 6], strip[k, span].reshape(side, maps))
-            _back(strip, lines[4 * i : 4 * i + side])
-        _store(lines, images[image], margin)
+            first = (image * rows + i) * columns
+            _back(values[first : first + columns], strip, side)
+            _back(down, pixels[4 * i : 4 * i + side].reshape(1, side, wide * maps), side)
+        _store(pixels, images[image], margin)
 
 
 @cache
@@ -206,15 +217,16 @@ def tiles_of(height: int, width: int) -> int:
 
 
 class AtPoints:
-    """Memory for some images' maps at the points, used again and again: (images · tiles, points, maps)."""
+    """Memory for some images' maps at the points, used again and again: (images · tiles, 6, 6, maps)."""
 
     def __init__(self, images: int, like: Float[Tensor, "batch maps height width"]) -> None:
         self._tiles = tiles_of(*like.shape[2:])
-        self._memory = like.new_empty(images * self._tiles, POINTS, like.shape[1]).numpy()
+        self._memory = like.new_empty(images * self._tiles, 6, 6, like.shape[1]).numpy()
 
     def of(self, images: int) -> Array:
         """Of the first so many images, (points, images · tiles, maps): a view."""
-        return self._memory[: images * self._tiles].transpose(1, 0, 2)
+        whole = self._memory[: images * self._tiles]
+        return whole.reshape(len(whole), POINTS, whole.shape[3]).transpose(1, 0, 2)
 
     def of_input(self, maps: Array) -> Array:
         """What a convolution is given, (images, maps, height, width), at the points."""
