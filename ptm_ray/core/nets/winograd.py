@@ -23,7 +23,7 @@ from ptm_ray.core.types import Float, Tensor
 
 #: Faster than the direct way it is of so many maps, and so many tiles for each thread, or one for every fourth map (a
 #: kernel's values at the points have to be read for them).
-MAPS, TILES, MAPS_A_TILE = 32, 20, 4
+MAPS, TILES, MAPS_A_TILE = 32, 32, 4
 #: Numbers at the points at one time, of input or results: more would leave the cache before they are multiplied.
 CHUNK = 2**18
 #: But so many tiles at the least, lest kernels are read for few of them.
