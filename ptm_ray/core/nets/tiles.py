@@ -1,8 +1,9 @@
 """Tiles of maps, and 3×3 kernels, at the points of Winograd's F(4×4, 3×3), and back: compiled loops.
 
 Each transform is of six numbers in a row (of results four, of kernels three), for both directions, with all maps of an
-image side by side so that a processor's wide registers are full. What goes back is the adjoint of what goes there. Loops
-over tiles and rows are inside of a transform: called for each, it took twice as long. Importing this needs numba.
+image side by side so that a processor's wide registers are full. What goes back is the adjoint of what goes there.
+Loops over tiles and rows are inside of a transform: called for each, it took twice as long. Importing this needs
+numba.
 
 Source: Lavin & Gray 2016 (Fast algorithms for convolutional neural networks). The points are 0, ±5/8, ±3/2 and infinity
 rather than their 0, ±1, ±2 and infinity: in float32 that halves what rounding does, to 0.9e-6 of the results of 128
