@@ -225,8 +225,8 @@ def mean_gradients(
         given = start, target, own, own_labels, log_lr, batches
         return matching_gradients(network, *given, plan=plan, exact=exact, matching=matching)
 
-    steps = sum(len(batch.rows) for student in students for batch in student.batches)
-    if steps * images[0].numel() <= SEEN_AT_ONCE:
+    shown = sum(len(batch.rows) for student in students for batch in student.batches)
+    if shown * images[0].numel() <= SEEN_AT_ONCE:
         seen = Seen(students, images, labels)
         parts = zip(students, seen.images, seen.labels, map(seen.batches, range(len(students))), strict=True)
         return seen.mean([find(*part) for part in parts])

@@ -65,7 +65,7 @@ def test_other_norms_are_differentiated_exactly(norm):
 def test_several_students_mean_gradient_whether_their_steps_are_augmented_at_once_or_one_by_one(monkeypatch, at_once):
     monkeypatch.setattr(unroll, "SEEN_AT_ONCE", at_once)
     network, start, target, images, labels, log_lr, first = problem(12, ops=("flip", "rotate", "cutout", "contrast"))
-    # The second's batches are of another size, it is not augmented, and another's target is its own.
+    # The second's batches are of another size and not augmented, and its target is its own.
     second = inner_batches(len(images), 3, 4, (), Seeds(1).stream("x"))
     students = [Student(start, target, first), Student(start, 2 * target, second)]
     ours = mean_gradients(network, students, images, labels, log_lr, plan=Plan(3, 2))
