@@ -220,17 +220,19 @@ def mean_gradients(
 ) -> Gradients:
     """The mean of the students' `matching_gradients`."""
 
-    def find(student: Student, own: Tensor, own_labels: Tensor, batches: Sequence[Batch]) -> Gradients:
+    def find(student: Student, images: Tensor, labels: Tensor, batches: Sequence[Batch]) -> Gradients:
         start, target, _, matching = student
-        given = start, target, own, own_labels, log_lr, batches
+        given = start, target, images, labels, log_lr, batches
         return matching_gradients(network, *given, plan=plan, exact=exact, matching=matching)
 
-    shown = sum(len(batch.rows) for student in students for batch in student.batches)
-    if shown * images[0].numel() <= SEEN_AT_ONCE:
-        seen = Seen(students, images, labels)
-        parts = zip(students, seen.images, seen.labels, map(seen.batches, range(len(students))), strict=True)
-        return seen.mean([find(*part) for part in parts])
-    found = [find(student, images, labels, student.batches) for student in students]
+    def of(student: Student) -> Gradients:
+        if sum(len(batch.rows) for batch in student.batches) * images[0].numel() > SEEN_AT_ONCE:
+            return find(student, images, labels, student.batches)
+        # Each student's own, so that several processes with one each come to the same bits.
+        seen = Seen([student], images, labels)
+        return seen.mean([find(student, seen.images[0], seen.labels[0], seen.batches(0))])
+
+    found = [of(student) for student in students]
     return Gradients(*(torch.stack(parts).mean(0) for parts in zip(*found, strict=True)))
 
 
