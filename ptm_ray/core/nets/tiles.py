@@ -144,33 +144,35 @@ def _back(values: Array, pixels: Array, side: int) -> None:
 
 
 @compiled
+def _room(images: Array, side: int) -> tuple[int, int, int, Array, Array, Array]:
+    """Rows and columns of tiles, the margin around them, and memory: an image with it, six lines, these as one row."""
+    _, maps, height, width = images.shape
+    rows, columns, margin = (height + 3) // 4, (width + 3) // 4, (side - 4) // 2
+    wide = 4 * columns + 2 * margin
+    pixels, strip = np.zeros((4 * rows + 2 * margin, wide, maps), images.dtype), np.empty((6, wide, maps), images.dtype)
+    return rows, columns, margin, pixels, strip, strip.reshape(1, 1, 6, wide * maps)
+
+
+@compiled
 def _at_points(images: Array, values: Array, side: int) -> None:
     """Maps of (images, maps, height, width) as values of (tiles, 6, 6, maps).
 
     `side`: pixels of a tile, 6 of what a convolution is given (where tiles overlap), 4 of what it gives.
     """
-    _, maps, height, width = images.shape
-    rows, columns, margin = (height + 3) // 4, (width + 3) // 4, (side - 4) // 2
-    tall, wide = 4 * rows + 2 * margin, 4 * columns + 2 * margin
-    pixels, strip = np.zeros((tall, wide, maps), images.dtype), np.empty((6, wide, maps), images.dtype)
-    # Down all columns of a row of tiles, then along its lines.
-    down = strip.reshape(1, 1, 6, wide * maps)
+    rows, columns, margin, pixels, strip, down = _room(images, side)
     for image in range(len(images)):
         _load(images[image], pixels, margin)
         for i in range(rows):
             first = (image * rows + i) * columns
-            _there(pixels[4 * i : 4 * i + side].reshape(1, side, wide * maps), down, side)
+            # Down all columns of a row of tiles, then along its lines.
+            _there(pixels[4 * i : 4 * i + side].reshape(1, side, down.shape[3]), down, side)
             _there(strip, values[first : first + columns], side)
 
 
 @compiled
 def _from_points(values: Array, images: Array, side: int) -> None:
     """The adjoint, of the same shapes."""
-    _, maps, height, width = images.shape
-    rows, columns, margin = (height + 3) // 4, (width + 3) // 4, (side - 4) // 2
-    tall, wide = 4 * rows + 2 * margin, 4 * columns + 2 * margin
-    pixels, strip = np.empty((tall, wide, maps), images.dtype), np.empty((6, wide, maps), images.dtype)
-    down = strip.reshape(1, 1, 6, wide * maps)
+    rows, columns, margin, pixels, strip, down = _room(images, side)
     for image in range(len(images)):
         # Where tiles overlap, they are added.
         if margin:
@@ -180,7 +182,7 @@ def _from_points(values: Array, images: Array, side: int) -> None:
                 strip[:] = 0
             first = (image * rows + i) * columns
             _back(values[first : first + columns], strip, side)
-            _back(down, pixels[4 * i : 4 * i + side].reshape(1, side, wide * maps), side)
+            _back(down, pixels[4 * i : 4 * i + side].reshape(1, side, down.shape[3]), side)
         _store(pixels, images[image], margin)
 
 
