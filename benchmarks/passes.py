@@ -1,9 +1,10 @@
-"""What compiled passes and tiles are worth: an inner step with its way back, and a training step, with and without.
+"""What compiled loops are worth: an inner step with its way back, and a training step, with and without them.
 
     python -m benchmarks.passes
 
 On one thread, as workers have, and on two. Ours takes turns with the framework's passes in place of the compiled ones,
-and with every convolution a direct one; how many times as fast it is as each of those.
+with every convolution a direct one, and with the first block's maps in memory rather than in the cache; how many times
+as fast it is as each of those.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ CLASSES = 9
 WITHOUT: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     "compiled passes": lambda: mock.patch.object(by_hand, "passes_for", return_value=passes),
     "tiles": lambda: mock.patch.object(convolutions, "_winograd", return_value=None),
+    "first block in the cache": lambda: mock.patch.object(by_hand, "_fused", return_value=None),
 }
 
 

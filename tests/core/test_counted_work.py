@@ -1,9 +1,11 @@
 """What a matching step computes, counted rather than timed: the guard against a slower formula.
 
-Convolutions are counted in floating-point operations, by torch's own counter, and set against one forward pass through
-the same images. The rest, which on small sets takes as long, is counted as calls into the framework.
+Convolutions are counted in floating-point operations, by torch's own counter and where numpy multiplies matrices, and
+set against one forward pass through the same images. The rest, which on small sets takes as long, is counted as calls
+into the framework.
 """
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ptm_ray.core import nets
-from ptm_ray.core.nets import blocks, compiled_passes, passes
+from ptm_ray.core.nets import blocks, by_hand, compiled_passes, passes
+from ptm_ray.core.nets.tiles import POINTS
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import from_noise, inner_batches
 from ptm_ray.core.unroll import Plan, matching_gradients, roll_out
@@ -26,8 +29,8 @@ class Most(NamedTuple):
     """What an inner step may take, with its way back. Lower it when a change needs less.
 
     In forward passes: its gradient is 3, the way back through it 6 more, and 3 again where nothing was kept. The first
-    layer needs no gradient of its input while the student rolls, and none of its input's movement on the way back. And
-    calls into the framework.
+    layer needs no gradient of its input while the student rolls, and none of its input's movement on the way back; in
+    the cache, it has a product with what its pixels see instead. And calls into the framework.
     """
 
     stored: float
@@ -37,7 +40,7 @@ class Most(NamedTuple):
 
 #: By the passes between convolutions. The framework's pooling is a product and counts as work, of the forward pass too;
 #: beside the calls of the compiled ones there are twelve of theirs.
-MOST = {compiled_passes: Most(7.88, 10.51, 105), passes: Most(7.3, 9.8, 282)}
+MOST = {compiled_passes: Most(8.54, 11.16, 82), passes: Most(7.3, 9.8, 282)}
 
 
 def is_view(func):
@@ -60,10 +63,25 @@ class Counted(TorchDispatchMode):
         return out
 
 
+@contextmanager
+def counted_products(counts=lambda left: True):
+    """A list of one number, in which operations of numpy's products add up; of those whose left factor counts."""
+    total, product = [0], np.matmul
+
+    def counting(left, right, out=None):
+        found = product(left, right, out=out)
+        total[0] += 2 * found.size * left.shape[-1] if counts(left) else 0
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "matmul", counting)
+        yield total
+
+
 def flops(run):
-    with Counted() as counted:
+    with Counted() as counted, counted_products() as products:
         run()
-    return counted.flops
+    return counted.flops + products[0]
 
 
 class Work:
@@ -98,6 +116,8 @@ class Work:
 def used(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "_compiled", lambda _: request.param)
+        if request.param is passes:
+            patch.setattr(by_hand, "_fused", lambda _: None)
         yield request.param
 
 
@@ -140,7 +160,10 @@ def test_calls_into_the_framework_grow_with_the_steps_alone(used, work):
 
 
 def test_the_counter_sees_what_a_plain_unrolling_takes(work):
-    """Full unrolling does the same convolutions: the counter would notice if ours did more."""
+    """Full unrolling does the same convolutions: the counter would notice if ours did more.
+
+    In the cache, it does a product with what the images' pixels see instead of reading maps: 28 rows beside 16 maps.
+    """
     now, labels = work.set, work.set.labels()
 
     def unrolled(steps):
@@ -156,22 +179,16 @@ def test_the_counter_sees_what_a_plain_unrolling_takes(work):
 
     plain = per_step(lambda steps: flops(unrolled(steps)))
     ours = per_step(lambda steps: flops(lambda: work.match(steps, Plan(steps, 1))))
-    assert 6 * work.forward_flops() < ours <= 1.05 * plain
+    assert 6 * work.forward_flops() < ours <= 1.09 * plain
 
 
-def test_by_tiles_inner_convolutions_take_a_quarter_of_the_direct_work(monkeypatch):
+def test_by_tiles_inner_convolutions_take_a_quarter_of_the_direct_work():
     """Maps of 16 and 8 pixels are cut into tiles without a remainder."""
-    work, counted, product = Work(width=64, ipc=4), [0], np.matmul
-
-    def counting(left, right, out):
-        counted[0] += 2 * np.prod(np.broadcast_shapes(left.shape[:-2], right.shape[:-2])) * out[0].size * left.shape[-1]
-        return product(left, right, out=out)
-
-    monkeypatch.setattr(np, "matmul", counting)
+    work = Work(width=64, ipc=4)
 
     def products(steps):
-        counted[0] = 0
-        work.match(steps, Plan(steps, 1))
+        with counted_products(lambda left: len(left) == POINTS) as counted:
+            work.match(steps, Plan(steps, 1))
         return counted[0]
 
     direct = 2 * 9 * 64 * 64 * (16 * 16 + 8 * 8) * len(work.set.images)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptm_ray.core.nets.compiling import Array, Arrays, compiled, spread
+from ptm_ray.core.nets.compiling import Array, Arrays, arrays, compiled, spread
 from ptm_ray.core.nets.passes import Moved, Scale, Statistics
 from ptm_ray.core.types import Tensor
 
@@ -27,18 +27,16 @@ def _over_maps(loop: Callable[..., None], x: Tensor, *rest: Tensor | tuple[Tenso
 
     It gets the first map of a thread's share, the one after its last, and all arrays whole.
     """
-    arrays = [_by_map(value) for value in (x, *rest)]
-    spread(lambda first, stop: loop(first, stop, *arrays), x.shape[0] * x.shape[1], x.numel())
+    given = _by_map(arrays((x, *rest)))
+    spread(lambda first, stop: loop(first, stop, *given), x.shape[0] * x.shape[1], x.numel())
 
 
-def _by_map(value: Tensor | tuple[Tensor, ...] | float) -> Any:
-    """Tensors as numpy sees them: batch and maps as one axis, whatever follows them as it is."""
+def _by_map(value: Any) -> Any:
+    """Batch and maps as one axis, whatever follows them as it is; of all arrays of a tuple."""
     if isinstance(value, tuple):
         return tuple([_by_map(one) for one in value])
-    if not isinstance(value, Tensor):
-        return value
-    array = value.detach().contiguous().numpy()
-    return array.reshape(-1, *array.shape[2:]) if array.ndim > 1 else array
+    several = isinstance(value, np.ndarray) and value.ndim > 1
+    return value.reshape(-1, *value.shape[2:]) if several else value
 
 
 @compiled

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptm_ray.core.nets.compiling import Array, spread
+from ptm_ray.core.nets.compiling import Array, arrays, spread
 from ptm_ray.core.nets.convolutions import Convolution, Term
 from ptm_ray.core.nets.tiles import LANES, POINTS, AtPoints, kernel_at_points, kernel_from_points, load_loops, tiles_of
 from ptm_ray.core.types import Float, Tensor
@@ -60,10 +60,6 @@ def _add_products(left: Array, right: Array, total: Array, memory: Array) -> Non
         np.add(total, memory, out=total)
 
 
-def _array(tensor: Tensor) -> Array:
-    return tensor.detach().contiguous().numpy()
-
-
 class _Parts:
     """How many images are worked on at a time, and memory for as many."""
 
@@ -101,7 +97,7 @@ class WinogradConvolution(Convolution):
         (x, kernel), *_ = pairs
         found = x.new_empty(len(x), len(kernel), *x.shape[2:])
         load_loops(x.dtype)
-        given = [(_array(maps), kernel_at_points(one.transpose(0, 1))) for maps, one in pairs]
+        given = [(arrays(maps), kernel_at_points(one.transpose(0, 1))) for maps, one in pairs]
         into, parts = found.numpy(), _Parts(x, found)
 
         def work(first: int, stop: int) -> None:
@@ -120,7 +116,7 @@ class WinogradConvolution(Convolution):
         (grad, x, kernel), *_ = terms
         load_loops(x.dtype)
         of_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        given = [(_array(term.grad), _array(term.x), kernel_at_points(term.kernel)) for term in terms]
+        given = [(arrays(term.grad), arrays(term.x), kernel_at_points(term.kernel)) for term in terms]
         into, parts = of_x.numpy(), _Parts(x, grad)
         sums: dict[int, Array] = {}
 
