@@ -1,20 +1,24 @@
 """Loops over feature maps, compiled by numba and spread over the threads that torch would use.
 
-Importing this needs numba and threadpoolctl. The first call on a machine compiles, for a few seconds; later processes
-find what was compiled beside the source, or in the user's cache.
+Importing this needs numba and threadpoolctl. The first call on a machine compiles, for some twenty seconds; later
+processes find what was compiled in the user's cache. It is kept there by what the source says, not by where it lies,
+since the sources of a job travel, and lie elsewhere in each.
 """
 
+import hashlib
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import torch
+from numba.core.caching import UserWideCacheLocator
 from threadpoolctl import ThreadpoolController
 
 #: Of numpy: as compiled loops see tensors.
@@ -24,16 +28,47 @@ Arrays = tuple[Array, ...]
 A_THREAD = 2**16
 
 
+class BySource(UserWideCacheLocator):  # type: ignore[misc]
+    """Tells numba a folder for what it compiled: in its cache folder, one for each text of a source file."""
+
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        super().__init__(function, file)
+        if numba.config.CACHE_DIR:
+            self._cache_path = str(Path(numba.config.CACHE_DIR) / self.get_suitable_cache_subpath(file))
+
+    @classmethod
+    def get_suitable_cache_subpath(cls, file: str) -> str:
+        """The name of that folder."""
+        return f"ptm_ray-{Path(file).stem}-{hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]}"
+
+    def get_source_stamp(self) -> str:
+        """What has to be the same for it to be used."""
+        return Path(self._cache_path).name
+
+
+@contextmanager
+def _kept_by_source() -> Iterator[None]:
+    """What numba decorates here asks `BySource` first, unless whoever runs this has told numba whom to ask."""
+    before = numba.config.CACHE_LOCATOR_CLASSES
+    numba.config.CACHE_LOCATOR_CLASSES = before or f"{__name__}.{BySource.__name__},InTreeCacheLocator"
+    try:
+        yield
+    finally:
+        numba.config.CACHE_LOCATOR_CLASSES = before
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled at its first call for a type of number. Whatever was put around the function stays outside.
 
+    It may call compiled functions of its own file alone: what is kept of it knows nothing of a change in others.
     Nothing may be assumed to be finite: a student that diverged must be seen to.
     """
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
     inner = inspect.unwrap(function)
     made: Callable[..., Any]
     try:
-        made = numba.njit(cache=True, **options)(inner)
+        with _kept_by_source():
+            made = numba.njit(cache=True, **options)(inner)
     except RuntimeError:
         # No folder can be written to: every process compiles for itself.
         made = numba.njit(**options)(inner)
