@@ -89,6 +89,6 @@ def test_it_keeps_no_map():
     block = FirstBlock(images, kernel, scale)
     block.forward(1e-5)
     block.gradient(grad, True)
-    one_of_each = 4 * 32 * 28 * 28
-    # A quarter of a map's numbers, and whether each of its pixels passes.
-    assert block.kept_bytes == images.nbytes + one_of_each + one_of_each
+    numbers_of_all_maps = 4 * 32 * 28 * 28
+    # Whether each pixel passes, and a gradient of a quarter as many numbers; what was summed up is little.
+    assert 2 * numbers_of_all_maps < block.kept_bytes < 2.3 * numbers_of_all_maps

@@ -348,8 +348,9 @@ class FirstBlock:
 
     @property
     def kept_bytes(self) -> int:
-        """Of images and feature maps."""
-        return sum(maps.nbytes for maps in (self._images, self._passes, self._of_pooled))
+        """Of images, what passes, and what was summed up."""
+        kept = self._images, self._passes, self._of_pooled, *self._moments, *self._passed, self._seen
+        return sum(one.nbytes for one in kept)
 
     def move(self, _: Tensor | None, dot_kernel: Tensor, dot_scale: Scale) -> Float[Tensor, "batch maps rows columns"]:
         """How what was pooled moves, as kernel, scale and shift do."""
@@ -358,8 +359,8 @@ class FirstBlock:
         pooled, means, sums = self._pooled(), (self._per_map(), self._per_map()), self._moments[0]
 
         def work(share: slice) -> None:
-            along = self._per_map(count)[share], self._per_map()[share]
             known = _of(self._stats, share), sums[share], self._pixels, self._seen[share]
+            along = np.empty_like(known[-1]), np.empty(known[-1].shape[:2], dots[0].dtype)
             _moved((self._kernel, dots[0]), self._scale[0], dots[1], *known, _of(means, share), *along)
             for part, memory in self._a_few(share, maps):
                 kernel, level = _of(along, slice(part.start - share.start, part.stop - share.start))
