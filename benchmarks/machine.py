@@ -20,14 +20,21 @@ def rates(width: int) -> dict[str, float]:
 
     keep_memory()
     found = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
+    for name in precisions():
+        dtype = getattr(torch, name)
         a, b = (torch.randn(ROWS, ROWS, dtype=dtype) for _ in range(2))
         found[f"matrix product, {name}"] = 2 * ROWS**3 / fastest(lambda a=a, b=b: a @ b)
         x, kernel = torch.randn(IMAGES, width, SIDE, SIDE).to(dtype), torch.randn(width, width, 3, 3).to(dtype)
         flops = 2 * 9 * width * width * SIDE * SIDE * IMAGES
         found[f"convolution, {name}"] = flops / fastest(lambda x=x, kernel=kernel: F.conv2d(x, kernel, padding=1))
     return found
+
+
+def precisions() -> tuple[str, ...]:
+    """Those that are worth measuring: without instructions for bfloat16 it takes many times as long."""
+    import torch
+
+    return ("float32", "bfloat16") if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ("float32",)
 
 
 def fastest(run: Callable[[], Any]) -> float:

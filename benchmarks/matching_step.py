@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.machine import forward_flops
+from benchmarks.machine import forward_flops, precisions
 from benchmarks.turns import OPS, WIDTH, in_turns
 
 WAYS = ("plain", "stored", "recompute", "bfloat16")
@@ -120,7 +120,8 @@ class Runner:
 def compare(case: Case) -> dict[str, Any]:
     """Medians of all ways, measured in turns, after a step of each that only warms up."""
     together = case.images * case.steps <= TOGETHER
-    lasting = {way: Runner(way, case) for way in WAYS} if together else {}
+    ways = [way for way in WAYS if way != "bfloat16" or way in precisions()]
+    lasting = {way: Runner(way, case) for way in ways} if together else {}
     memory, before = {}, {}
     for runner in lasting.values():
         runner.ask()
@@ -134,7 +135,7 @@ def compare(case: Case) -> dict[str, Any]:
             runner.stop()
         return seconds
 
-    seconds = in_turns({way: partial(measured, way) for way in WAYS})
+    seconds = in_turns({way: partial(measured, way) for way in ways})
     for runner in lasting.values():
         runner.stop()
     return {

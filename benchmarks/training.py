@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, Protocol
 
-from benchmarks.machine import forward_flops
+from benchmarks.machine import forward_flops, precisions
 from benchmarks.turns import OPS, WIDTH, in_turns
 
 #: Of an expert's loop: steps that are timed, images a step.
@@ -183,7 +183,7 @@ def compare(task: str) -> dict[str, Any]:
     networks = 2 * (os.cpu_count() or 1) if expert else NETWORKS
     ways: dict[str, Way] = {"plain": Processes("plain", task)}
     if expert:
-        ways |= {precision: Processes(precision, task) for precision in ("float32", "bfloat16")}
+        ways |= {precision: Processes(precision, task) for precision in precisions()}
     else:
         ways["float32"] = Workers(task)
     asked = {name: partial(way.seconds, networks) for name, way in ways.items()}

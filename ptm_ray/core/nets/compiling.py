@@ -107,19 +107,19 @@ def _products_on_one_thread() -> Iterator[None]:
             library.set_num_threads(threads)
 
 
+def _quietly(work: Callable[[int, int], None], span: tuple[int, int]) -> None:
+    # Of a student that diverged the run says so itself, once.
+    with np.errstate(all="ignore"):
+        work(*span)
+
+
 def spread(work: Callable[[int, int], None], units: int, size: int) -> None:
     """Does so many units of work, on `size` numbers in all, each thread a share of them: from one up to another."""
     threads = max(1, min(torch.get_num_threads(), units, size // A_THREAD))
     cuts = [units * k // threads for k in range(threads + 1)]
     mine, *others = itertools.pairwise(cuts)
-
-    def quietly(first: int, stop: int) -> None:
-        # Of a student that diverged the run says so itself, once.
-        with np.errstate(all="ignore"):
-            work(first, stop)
-
     with _products_on_one_thread():
-        started = [_helpers(threads - 1).submit(quietly, *span) for span in others]
-        quietly(*mine)
+        started = [_helpers(threads - 1).submit(_quietly, work, span) for span in others]
+        _quietly(work, mine)
         for one in started:
             one.result()

@@ -314,37 +314,35 @@ class FirstBlock:
 
     def forward(self, eps: float) -> Float[Tensor, "batch maps rows columns"]:
         """What was pooled."""
-        pooled, stats = self._pooled(), (self._per_map(), self._per_map())
-        passes, maps = self._per_map(self._pixels, dtype=np.bool_), len(self._kernel)
-
-        def work(share: slice) -> None:
-            for part, memory in self._a_few(share, maps):
-                np.matmul(self._kernel, memory[:, maps:-1], out=memory[:, :maps])
-                _activate(memory, self._width, self._scale, eps, pooled[part], passes[part], _of(stats, part))
-
-        self._spread(work)
-        self._stats, self._passes = stats, passes
+        pooled, self._passes = self._pooled(), self._per_map(self._pixels, dtype=np.bool_)
+        self._stats = self._per_map(), self._per_map()
+        self._spread(self._forward, eps, pooled)
         return torch.from_numpy(pooled)
 
-    def gradient(self, of_pooled: Tensor, keep: bool) -> tuple[None, Tensor, Scale]:
+    def _forward(self, share: slice, eps: float, pooled: Array) -> None:
+        maps = len(self._kernel)
+        for part, memory in self._a_few(share, maps):
+            np.matmul(self._kernel, memory[:, maps:-1], out=memory[:, :maps])
+            own = pooled[part], self._passes[part], _of(self._stats, part)
+            _activate(memory, self._width, self._scale, eps, *own)
+
+    def gradient(self, of_pooled: Tensor, _: bool) -> tuple[None, Tensor, Scale]:
         """Of the kernel, scale and shift."""
-        grad, (maps, count) = arrays(of_pooled), self._kernel.shape
-        sums, seen = np.empty((len(self._images), count)), self._per_map(count)
-        products = np.empty((len(self._images), count, count))
-        passed, found = (self._per_map(count), self._per_map()), self._new_found()
-
-        def work(share: slice) -> None:
-            for part, memory in self._a_few(share, maps):
-                _moments(memory, maps, sums[part], products[part])
-                self._pass_back(grad, part, memory, passed)
-            seen[share] = self._kernel.astype(np.float64) @ products[share]
-            known = self._scale[0], _of(self._stats, share), sums[share], self._pixels
-            _found(self._kernel, *known, _of(passed, share), seen[share], *_of(found, share))
-
-        self._spread(work)
-        if keep:
-            self._of_pooled, self._moments, self._passed, self._seen = grad, (sums, products), passed, seen
+        self._of_pooled, (images, count) = arrays(of_pooled), (len(self._images), self._kernel.shape[1])
+        self._moments = np.empty((images, count)), np.empty((images, count, count))
+        self._passed, self._seen = (self._per_map(count), self._per_map()), self._per_map(count)
+        found = self._new_found()
+        self._spread(self._gradient, *found)
         return None, *self._summed(*found)
+
+    def _gradient(self, share: slice, of_kernel: Array, of_scale: Arrays) -> None:
+        for part, memory in self._a_few(share, len(self._kernel)):
+            _moments(memory, len(self._kernel), *_of(self._moments, part))
+            self._pass_back(self._of_pooled, part, memory, self._passed)
+        (sums, products), seen = _of(self._moments, share), self._seen[share]
+        seen[:] = self._kernel.astype(np.float64) @ products
+        known = self._scale[0], _of(self._stats, share), sums, self._pixels, _of(self._passed, share), seen
+        _found(self._kernel, *known, of_kernel[share], _of(of_scale, share))
 
     @property
     def kept_bytes(self) -> int:
@@ -354,49 +352,48 @@ class FirstBlock:
 
     def move(self, _: Tensor | None, dot_kernel: Tensor, dot_scale: Scale) -> Float[Tensor, "batch maps rows columns"]:
         """How what was pooled moves, as kernel, scale and shift do."""
-        maps, count = self._kernel.shape
-        dots = arrays(dot_kernel).reshape(maps, count), arrays(tuple(dot_scale))
-        pooled, means, sums = self._pooled(), (self._per_map(), self._per_map()), self._moments[0]
-
-        def work(share: slice) -> None:
-            known = _of(self._stats, share), sums[share], self._pixels, self._seen[share]
-            along = np.empty_like(known[-1]), np.empty(known[-1].shape[:2], dots[0].dtype)
-            _moved((self._kernel, dots[0]), self._scale[0], dots[1], *known, _of(means, share), *along)
-            for part, memory in self._a_few(share, maps):
-                kernel, level = _of(along, slice(part.start - share.start, part.stop - share.start))
-                np.matmul(kernel, memory[:, maps:-1], out=memory[:, :maps])
-                _pool_passed(memory, self._width, level, self._passes[part], pooled[part])
-
-        self._spread(work)
-        self._dots, self._means = dots, means
+        self._dots = arrays(dot_kernel).reshape(self._kernel.shape), arrays(tuple(dot_scale))
+        pooled, self._means = self._pooled(), (self._per_map(), self._per_map())
+        self._spread(self._move, pooled)
         return torch.from_numpy(pooled)
+
+    def _move(self, share: slice, pooled: Array) -> None:
+        (dot, dot_scale), seen, maps = self._dots, self._seen[share], len(self._kernel)
+        along = np.empty_like(seen), np.empty(seen.shape[:2], seen.dtype)
+        known = _of(self._stats, share), self._moments[0][share], self._pixels, seen, _of(self._means, share)
+        _moved((self._kernel, dot), self._scale[0], dot_scale, *known, *along)
+        for part, memory in self._a_few(share, maps):
+            kernel, level = _of(along, slice(part.start - share.start, part.stop - share.start))
+            np.matmul(kernel, memory[:, maps:-1], out=memory[:, :maps])
+            _pool_passed(memory, self._width, level, self._passes[part], pooled[part])
 
     def gradient_moved(self, dot_of_pooled: Tensor, _: bool) -> tuple[Tensor, Tensor, Scale]:
         """Of the images, what ⟨gradient, direction⟩ has; how what `gradient` gives moves."""
-        grad, of_images, found = arrays(dot_of_pooled), np.empty_like(self._images), self._new_found()
-        (dot, dot_scale), (sums, products) = self._dots, self._moments
-        kernels, weights = (self._kernel, dot), (self._scale[0], dot_scale[0])
-        maps, count = self._kernel.shape
-        dot_passed = self._per_map(count), self._per_map()
-
-        def work(share: slice) -> None:
-            for part, memory in self._a_few(share, maps):
-                self._pass_back(grad, part, memory, dot_passed)
-            known = _of(self._stats, share), sums[share], self._pixels, _of(self._passed, share), _of(dot_passed, share)
-            seen = self._seen[share], (dot.astype(np.float64) @ products[share]).astype(dot.dtype)
-            ways = np.empty((len(seen[0]), 2 * maps + count + 1, count), dot.dtype)
-            of_maps = np.empty((len(ways), 2 * maps, count), dot.dtype)
-            _found_moved(kernels, weights, *known, seen, _of(self._means, share), *_of(found, share), ways, of_maps)
-            ways[:, 2 * maps : -1] = of_maps.transpose(0, 2, 1) @ np.concatenate(kernels)
-            for part, memory in self._a_few(share, 2 * maps):
-                unused = np.empty((len(memory), maps), dot.dtype)
-                for at, shown in ((0, grad), (maps, self._of_pooled)):
-                    _pass_back(shown[part], self._width, self._passes[part], memory, at, unused)
-                own = ways[part.start - share.start : part.stop - share.start]
-                _put_back(np.matmul(own.transpose(0, 2, 1), memory), of_images[part])
-
-        self._spread(work)
+        of_images, found = np.empty_like(self._images), self._new_found()
+        dot_passed = self._per_map(self._kernel.shape[1]), self._per_map()
+        self._spread(self._gradient_moved, arrays(dot_of_pooled), dot_passed, *found, of_images)
         return torch.from_numpy(of_images), *self._summed(*found)
+
+    def _gradient_moved(
+        self, share: slice, dot_grad: Array, dot_passed: Arrays, of_kernel: Array, of_scale: Arrays, of_images: Array
+    ) -> None:
+        (maps, count), (dot, dot_scale) = self._kernel.shape, self._dots
+        for part, memory in self._a_few(share, maps):
+            self._pass_back(dot_grad, part, memory, dot_passed)
+        sums, products = _of(self._moments, share)
+        known = _of(self._stats, share), sums, self._pixels, _of(self._passed, share), _of(dot_passed, share)
+        seen = self._seen[share], (dot.astype(np.float64) @ products).astype(dot.dtype)
+        ways = np.empty((len(sums), 2 * maps + count + 1, count), dot.dtype)
+        of_maps = np.empty((len(sums), 2 * maps, count), dot.dtype)
+        kernels, into = (self._kernel, dot), (of_kernel[share], _of(of_scale, share), ways, of_maps)
+        _found_moved(kernels, (self._scale[0], dot_scale[0]), *known, seen, _of(self._means, share), *into)
+        ways[:, 2 * maps : -1] = of_maps.transpose(0, 2, 1) @ np.concatenate(kernels)
+        for part, memory in self._a_few(share, 2 * maps):
+            unused = np.empty((len(memory), maps), dot.dtype)
+            _pass_back(dot_grad[part], self._width, self._passes[part], memory, 0, unused)
+            _pass_back(self._of_pooled[part], self._width, self._passes[part], memory, maps, unused)
+            own = ways[part.start - share.start : part.stop - share.start]
+            _put_back(np.matmul(own.transpose(0, 2, 1), memory), of_images[part])
 
     def _pass_back(self, grad: Array, part: slice, memory: Array, passed: Arrays) -> None:
         """Of some images what passes back, summed over pixels: times what they see, and as it is."""
@@ -420,10 +417,10 @@ class FirstBlock:
         kernel = torch.from_numpy(of_kernel).sum(0)
         return kernel.view(len(kernel), -1, 3, 3), Scale(weight, bias)
 
-    def _spread(self, work: Callable[[slice], None]) -> None:
+    def _spread(self, work: Callable[..., None], *given: Any) -> None:
         """Over all images, each thread a share of them."""
         numbers = len(self._images) * len(self._kernel) * self._pixels
-        spread(lambda first, stop: work(slice(first, stop)), len(self._images), numbers)
+        spread(lambda first, stop: work(slice(first, stop), *given), len(self._images), numbers)
 
     def _a_few(self, share: slice, maps: int) -> Iterator[tuple[slice, Array]]:
         """Some images at a time: which, and (images, maps + 9 · channels + 1, pixels) with what is seen, and 1."""
@@ -447,6 +444,6 @@ def load_loops(dtype: torch.dtype) -> None:
     scale = Scale(*torch.zeros(2, 1, dtype=dtype))
     block = FirstBlock(image, kernel, scale)
     block.forward(1.0)
-    block.gradient(of_pooled, keep=True)
+    block.gradient(of_pooled, True)
     block.move(None, kernel, scale)
     block.gradient_moved(of_pooled, True)
