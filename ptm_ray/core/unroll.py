@@ -40,9 +40,9 @@ RECOMPUTE = Plan(0, 1)
 #: Parameter vectors together may take this share of a graph's memory before some of them are left out.
 SMALL_BESIDE_GRAPH = 0.05
 #: What a process holds beyond its graphs' tensors, measured as resident memory (width 128, 20 and 90 images): up to a
-#: quarter as much again, since pieces that a step frees lie between graphs and don't always fit the next; some four
-#: graphs' worth while a step is at work; and the convolution library's own.
-GAPS, AT_WORK, LIBRARY_BYTES = 1.25, 4, 2**25
+#: quarter as much again, since pieces that a step frees lie between graphs and don't always fit the next; some six
+#: graphs' worth while a step is at work; and what libraries take, those of compiled loops above all.
+GAPS, AT_WORK, LIBRARY_BYTES = 1.25, 6, 160 * 2**20
 #: Numbers in the images that all steps see, up to which a CPU augments them at once. More would take memory that grows
 #: with the steps, and time in which starting an operation is nothing.
 SEEN_AT_ONCE = 2**20

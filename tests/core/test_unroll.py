@@ -7,7 +7,7 @@ from ptm_ray.core import nets, unroll
 from ptm_ray.core.augment import OPS
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import inner_batches
-from ptm_ray.core.unroll import Plan, Student, graph_bytes, matching_gradients, mean_gradients, plan_for
+from ptm_ray.core.unroll import LIBRARY_BYTES, Plan, Student, graph_bytes, matching_gradients, mean_gradients, plan_for
 from tests.reference.unroll import fully_unrolled
 
 
@@ -108,7 +108,7 @@ def test_memory_budget_decides_how_many_graphs_are_kept():
     arguments = (network, start, images, labels, batches)
     assert plan_for(0, *arguments).keep == 0
     vector = start.numel() * 8
-    assert 0 < plan_for(2**25 + 10 * one + 20 * vector, *arguments).keep < 10
+    assert 0 < plan_for(LIBRARY_BYTES + 10 * one + 20 * vector, *arguments).keep < 10
     assert plan_for(10**12, *arguments).keep == 10
 
 

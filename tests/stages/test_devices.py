@@ -5,7 +5,7 @@ import torch
 
 from ptm_ray.config.base import merge
 from ptm_ray.core import expert
-from ptm_ray.core.nets import blocks
+from ptm_ray.core.nets import blocks, by_hand
 from ptm_ray.core.replay import Replays
 from ptm_ray.core.sgd import RecordedSgd
 from ptm_ray.core.unroll import Plan
@@ -22,8 +22,9 @@ from tests.stages.test_staged_matching import STAGED
 
 @pytest.fixture(autouse=True)
 def passes_of_any_device(monkeypatch):
-    """Those of a CPU alone are compiled, and round in another order."""
+    """Those of a CPU alone are compiled, and round in another order; so does its block of images."""
     monkeypatch.setattr(blocks, "_compiled", lambda _: None)
+    monkeypatch.setattr(by_hand, "_fused", lambda _: None)
 
 
 def test_the_device_would_notice():
