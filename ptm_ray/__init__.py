@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptm_ray.api import (
+        AuditResult,
         BenchResult,
         DistillResult,
         SweepResult,
         SyntheticSet,
+        audit,
         bench,
         distill,
         evaluate,
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "AuditResult",
     "BenchResult",
     "DistillResult",
     "SweepResult",
     "SyntheticSet",
+    "audit",
     "bench",
     "distill",
     "evaluate",
@@ -42,6 +46,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in __all__:
         # Tune and the report of benchmarks take a moment to import, which those who need neither need not wait for.
-        homes = {"SweepResult": "ptm_ray.orchestrate.sweep", "BenchResult": "ptm_ray.orchestrate.bench"}
+        homes = {
+            "AuditResult": "ptm_ray.orchestrate.audit",
+            "BenchResult": "ptm_ray.orchestrate.bench",
+            "SweepResult": "ptm_ray.orchestrate.sweep",
+        }
         return getattr(import_module(homes.get(name, "ptm_ray.api")), name)
     raise AttributeError(f"module 'ptm_ray' has no attribute {name!r}")

@@ -21,9 +21,11 @@ from ptm_ray.orchestrate.distill import Watcher
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import RECIPE
 from ptm_ray.store.artefact import SyntheticSet as SyntheticSet
+from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place, cache
 
 if TYPE_CHECKING:
+    from ptm_ray.orchestrate.audit import AuditResult as AuditResult
     from ptm_ray.orchestrate.bench import BenchResult as BenchResult
     from ptm_ray.orchestrate.sweep import SweepResult as SweepResult
 
@@ -214,6 +216,41 @@ def bench(
         experts_root=root,
         data_root=data_root,
         only=only,
+        workers=workers,
+        gpus=gpus_per_worker,
+        watcher=watcher,
+    )
+
+
+def audit(
+    run: str | Path,
+    data: Data | None = None,
+    *,
+    canaries: int | None = None,
+    seed: int = 0,
+    experts_dir: str | Path | None = None,
+    data_root: str | Path | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float = 0.0,
+    watcher: Watcher | None = None,
+) -> "AuditResult":
+    """Asks how much a finished run gives away about who was in its training data, and writes that into its folder.
+
+    Some images (`canaries`, by default 400 or as many as there can be) are put back or not as a coin falls, the run is
+    made again on that, and attacks on its result say which were in. `data`: the run's dataset, where its name is no
+    dataset's.
+    """
+    from ptm_ray.orchestrate import audit as on_canaries
+
+    place = Place.of(run)
+    identity, _ = RunFolder(place).finished()
+    dataset = _dataset_of_set(data, DistillConfig.of(identity["config"]), data_root)
+    return on_canaries.audit(
+        place,
+        dataset,
+        canaries=canaries,
+        seed=seed,
+        experts_root=Place.of(experts_dir or default_experts_dir()),
         workers=workers,
         gpus=gpus_per_worker,
         watcher=watcher,

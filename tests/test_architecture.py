@@ -74,7 +74,7 @@ def test_importing_the_package_loads_and_starts_nothing():
     assert run_python(code).stdout.strip() == ""
 
 
-@pytest.mark.parametrize("command", ["distill", "experts", "evaluate", "sweep", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["distill", "experts", "evaluate", "sweep", "bench", "audit", "doctor"])
 def test_help_leaves_torch_and_ray_unloaded(command):
     code = f"""
 import sys

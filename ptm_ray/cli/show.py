@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ptm_ray.report.audit import HEAD, attack_rows
 from ptm_ray.report.tables import COLUMNS, score_rows
 
 #: Seconds between two lines of progress where standard error is no terminal.
@@ -67,11 +69,20 @@ class Bars:
 
 def scores_table(scores: dict[str, Any], title: str) -> None:
     """The scores, in percent, on standard output."""
+    _print_table(title, ["trained on", *COLUMNS.values()], score_rows(scores))
+
+
+def audit_table(findings: dict[str, Any], title: str) -> None:
+    """What every attack found, on standard output."""
+    _print_table(title, HEAD, attack_rows(findings), words=3)
+
+
+def _print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> None:
+    """The first columns are `words`, and to the left; the others numbers."""
     table = Table(title=title)
-    table.add_column("trained on")
-    for name in COLUMNS.values():
-        table.add_column(name, justify="right")
-    for row in score_rows(scores):
+    for number, name in enumerate(head):
+        table.add_column(name, justify="left" if number < words else "right")
+    for row in rows:
         table.add_row(*row)
     # Wide enough where output goes to a file: a table broken over lines can't be read or parsed.
     Console(width=None if sys.stdout.isatty() else 120).print(table)

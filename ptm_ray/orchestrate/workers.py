@@ -63,6 +63,12 @@ class Worker:
         """Trains a job's evaluation networks to their end and scores them on the test split."""
         return self._evaluating().run(job, self._training_set(synthetic), ipc, begun)
 
+    def predict(self, job: Job, synthetic: Arrays | None, ipc: int, pixels: np.ndarray) -> list[np.ndarray]:
+        """Trains a job's evaluation networks; their class probabilities for images, (n, classes) each."""
+        images = torch.tensor(self._problem.normalise(pixels)).to(self._problem.device)
+        found = self._evaluating().predict(job, self._training_set(synthetic), ipc, images)
+        return [shares.cpu().numpy() for shares in found]
+
     def validate(self, synthetic: Arrays) -> np.ndarray:
         """Share of networks that know its class, for each image of the validation split."""
         return validate_here(self._evaluating(), synthetic)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ptm_ray.report.audit import paragraph
 from ptm_ray.report.tables import markdown, recalls
 from ptm_ray.store.artefact import SyntheticSet
 
@@ -56,8 +57,9 @@ dataset with fingerprint `{data["fingerprint"][:16]}`. Licence of the source: {d
 {started_from(recipe["initialisation"], recipe["outer_step"])}
 
 Distillation alone is **no guarantee of privacy**: membership and properties of the training data can be inferred from
-trajectory-matched sets (arXiv 2206.00240 and its refutation 2209.14987; 2502.12976; 2603.01053). This set has not been
-audited.
+trajectory-matched sets (arXiv 2206.00240 and its refutation 2209.14987; 2502.12976; 2603.01053).
+
+{paragraph(recipe.get("audit"))}
 
 ## How well networks train on it
 

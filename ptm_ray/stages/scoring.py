@@ -80,9 +80,15 @@ class Evaluator:
     ) -> list[dict[str, float]]:
         """Metrics of the job's networks on the test split. `begun`: they are on their way already."""
         images, labels = self._real("test")
+        return [score(shares, labels) for shares in self.predict(job, synthetic, ipc, images, begun)]
+
+    def predict(
+        self, job: Job, synthetic: TrainingSet | None, ipc: int, images: Tensor, begun: Training | None = None
+    ) -> list[Float[Tensor, "n classes"]]:
+        """Class probabilities of the job's networks for normalised images."""
         trained = self.train(job, synthetic, ipc, begun).networks
         network, _ = self._trainer(job.network, self._recipe_of(job))
-        return [score(predict(network, one, images), labels) for one in trained]
+        return [predict(network, one, images) for one in trained]
 
     def _recipe_of(self, job: Job) -> TrainRecipe:
         settings = self.problem.config.evaluation

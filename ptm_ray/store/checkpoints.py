@@ -85,6 +85,15 @@ class RunFolder:
         result: dict[str, Any] = json.loads(self.result_path.read_text())
         return result
 
+    def finished(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Identity and result of a run that has come to its end. Raises `StoreError` where the folder holds none."""
+        held = self._holder()
+        self.place.pull(self.result_path.name)
+        result = self.load_result()
+        if held is None or result is None:
+            raise StoreError(f"{self.place} holds no finished run; give the folder that `ptm-ray distill` wrote to")
+        return held, result
+
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Everything that the run needs to go on as if it had never stopped."""
         with atomic.replacing(self.checkpoint_path) as temporary:

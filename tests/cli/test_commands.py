@@ -176,6 +176,9 @@ BAD = {
     "end beyond": (["distill", "--data", "cells.npz", "--schedule.end-max", "99"], "trajectories end at snapshot 20"),
     "no suite": (["bench"], "no suite given; tune_configs/suites holds some"),
     "method of a suite": (["bench", "suite.toml"], "methods.mttt, ipc 1: unknown method 'mttt'; did you mean 'mtt'"),
+    "no run": (["audit", "nowhere"], "nowhere holds no finished run; give the folder that `ptm-ray distill` wrote to"),
+    "run of unknown data": (["audit", "runs/a"], "made from 'cells', which is no dataset by name; pass --data"),
+    "canaries": (["audit", "runs/a", "--data", "cells.npz", "--canaries", "5"], "cells can spare 30 of 120 training"),
     "another run": (["distill", "--data", "cells.npz", "--out", "runs/a"], "holds another run"),
 }
 
@@ -220,7 +223,7 @@ def test_doctor_and_the_module_say_the_same(folder):
 
 def test_help_names_every_command(folder):
     said = ptm_ray("--help", cwd=folder).stdout
-    for command in ("distill", "experts", "evaluate", "bench", "doctor"):
+    for command in ("distill", "experts", "evaluate", "bench", "audit", "doctor"):
         assert command in said
 
 

@@ -1,0 +1,158 @@
+"""Audits on Ray: a run is made again with canaries among its images, and what comes of it is asked which were there."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util import ActorPool
+
+from ptm_ray.config import DistillConfig
+from ptm_ray.data import MedicalDataset
+from ptm_ray.errors import DataError, PtmError, StoreError, WorkerFailed
+from ptm_ray.evaluation import privacy
+from ptm_ray.evaluation.protocol import Kind, jobs
+from ptm_ray.orchestrate.crew import Crew
+from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, run_identity
+from ptm_ray.orchestrate.session import connected, count_workers
+from ptm_ray.orchestrate.workers import Arrays
+from ptm_ray.stages.canaries import Canaries, with_canaries
+from ptm_ray.stages.problem import Problem
+from ptm_ray.store.artefact import SyntheticSet
+from ptm_ray.store.checkpoints import RunFolder
+from ptm_ray.store.places import Place
+
+#: Network → its class probabilities for each canary: (networks, n, classes).
+Shares = np.ndarray
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """Where the report lies (a path, or a URL), and what was found."""
+
+    report: Path | str
+    findings: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the last line of `ptm-ray audit --json`."""
+        return {"report": str(self.report), **self.findings}
+
+
+def audit(
+    run: Place,
+    dataset: MedicalDataset,
+    *,
+    canaries: int | None = None,
+    seed: int = 0,
+    experts_root: Place,
+    workers: int | None = None,
+    gpus: float = 0.0,
+    watcher: Watcher | None = None,
+) -> AuditResult:
+    """Audits how a finished run was made; writes a report into its folder and what was found onto its set's card.
+
+    What is audited is the way: the run's settings and as many outer steps, on its images but for the canaries, whose
+    experts are trained anew. An audit that was stopped goes on. Raises `PtmError` of some kind for a folder without a
+    finished run, another dataset and bad numbers of canaries, all before any expert trains.
+    """
+    watcher, folder, place = watcher or Nobody(), RunFolder(run), run / "audit"
+    identity, result = folder.finished()
+    if dataset.fingerprint != identity["dataset"]:
+        raise DataError(f"{dataset.name} is not the dataset that {run} was made from; pass that one with --data")
+    made = DistillConfig.of(identity["config"])
+    planted = with_canaries(dataset, canaries, seed, made.ipc)
+    # Its own accuracy is enough: what random real images and full data reach is known from the run.
+    config = made.replace(outer_steps=result["cost"]["outer_steps"], evaluation={"compare_with": ()})
+    audited, without = (Problem(part, config).check() for part in (planted.audited, planted.without))
+    if RunFolder(place).holds_another(run_identity(config, planted.audited)):
+        raise StoreError(f"{place} holds an audit with other canaries, or of another state of the run; remove it first")
+    with connected(workers):
+        there = count_workers(workers, gpus)
+        again = distill(
+            config, planted.audited, place, experts_root=experts_root, workers=there, gpus=gpus, watcher=watcher
+        )
+        theirs = SyntheticSet.load(place / "set")
+        labels = np.eye(dataset.num_classes, dtype=np.float32)[theirs.labels]
+        arrays = (theirs.images, labels if theirs.soft_labels is None else theirs.soft_labels)
+        shares = _predicted(audited, ("synthetic", "full"), arrays, planted, there, gpus, watcher)
+        usual = _predicted(without, ("full",), None, planted, there, gpus, watcher)["full"]
+    findings = {
+        "canaries": len(planted),
+        "members": int(planted.members.sum()),
+        "seed": seed,
+        "outer_steps": config.outer_steps,
+        "attacks": _attacks(planted, theirs, shares, usual),
+        "copies": _copies(SyntheticSet.load(folder.set_place), dataset),
+        "balanced_accuracy": {"run": _score(result["scores"]), "audited": _score(again.scores)},
+    }
+    # Pictures take a third of a second to import, which bad input need not wait for.
+    from ptm_ray.report.run import write_audit
+
+    return AuditResult(write_audit(folder, findings), findings)
+
+
+def _predicted(
+    problem: Problem,
+    kinds: Sequence[Kind],
+    synthetic: Arrays | None,
+    planted: Canaries,
+    workers: int,
+    gpus: float,
+    watcher: Watcher,
+) -> dict[Kind, Shares]:
+    """Class probabilities of the canaries by networks that are trained on each kind of set."""
+    todo = jobs(kinds, ("convnet",), problem.config.evaluation.seeds, random_draws=0)
+    found: dict[Kind, list[np.ndarray]] = {kind: [] for kind in kinds}
+    with Crew.start(ray.put(problem), min(workers, len(todo)), gpus) as crew:
+        pool, shared, pixels = ActorPool(crew.members), ray.put(synthetic), ray.put(planted.images)
+        ipc = problem.config.ipc
+        try:
+            answers = pool.map(lambda worker, job: worker.predict.remote(job, shared, ipc, pixels), todo)
+            for done, (job, shares) in enumerate(zip(todo, answers, strict=True), start=1):
+                found[job.kind] += shares
+                watcher.update("attacking", done, len(todo), f"{done} of {len(todo)} networks")
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, PtmError) else None
+            raise cause or WorkerFailed(f"attacking failed: {error}") from error
+        except RayActorError as error:
+            raise WorkerFailed(f"a worker was lost ({error}); run the same command again to go on") from error
+    return {kind: np.stack(each).astype(np.float64) for kind, each in found.items()}
+
+
+def _attacks(
+    planted: Canaries, theirs: SyntheticSet, shares: dict[Kind, Shares], usual: Shares
+) -> list[dict[str, Any]]:
+    """Every attack's success on either kind of canaries.
+
+    Networks' confidence in a canary counts beside that of networks which never saw any: what is easy is known to all.
+    Source of that: Watson et al. 2022 (2111.08440).
+    """
+    easy = privacy.confidences(usual, planted.labels)
+    flat = [pictures.reshape(len(pictures), -1).astype(np.float64) for pictures in (planted.images, theirs.pixels)]
+    scores = {
+        ("set", "networks"): privacy.confidences(shares["synthetic"], planted.labels) - easy,
+        ("set", "nearest image"): privacy.nearness(*flat),
+        ("full data", "networks"): privacy.confidences(shares["full"], planted.labels) - easy,
+    }
+    groups = {"mislabelled": planted.mislabelled, "ordinary": ~planted.mislabelled}
+    return [
+        {"on": on, "by": by, "of": name, **asdict(privacy.membership(score[rows], planted.members[rows]))}
+        for (on, by), score in scores.items()
+        for name, rows in groups.items()
+    ]
+
+
+def _copies(made: SyntheticSet, dataset: MedicalDataset) -> dict[str, int]:
+    """How many images of the run's own set are copies of training images."""
+    flat = [
+        pictures.reshape(len(pictures), -1).astype(np.float64)
+        for pictures in (made.pixels, dataset.train.images, dataset.test.images)
+    ]
+    return {"images": len(made.labels), "copies": int(privacy.copies(*flat).sum())}
+
+
+def _score(scores: dict[str, Any]) -> float:
+    return float(scores["synthetic"]["balanced_accuracy"]["mean"])
