@@ -37,6 +37,13 @@ def _memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
+def _has_bfloat16() -> bool:
+    """Whether convolutions on CPUs have instructions for it; without them they take many times as long."""
+    import torch
+
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def look(data_root: Path | None) -> dict[str, Any]:
     """Everything that the command shows."""
     import torch
@@ -52,6 +59,7 @@ def look(data_root: Path | None) -> dict[str, Any]:
         "ptm-ray": __version__,
         **{package: _version(package) for package in PACKAGES},
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "bfloat16": "fast" if _has_bfloat16() else "slow: this processor has no instructions for it",
         "memory_gib": round(_memory_gib(), 1),
         "gpus": gpus,
         "ray_address": os.environ.get("RAY_ADDRESS", "none: a local Ray is started for each command"),

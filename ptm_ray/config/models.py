@@ -183,8 +183,8 @@ class StudentSettings(Settings):
     gradient: Literal["exact", "tesla"] = "exact"
     """Of the images. tesla: an approximation, as if the images of an inner step moved no later one."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of convolutions in students. float32 on a GPU is torch's default there, TF32: see README. bfloat16 is faster
-    where the processor has it, and less exact."""
+    """Of convolutions in students. float32 on a GPU is torch's default there, TF32: see README. bfloat16 is less exact,
+    faster where the processor has it, and many times as slow where it has not (`ptm-ray doctor` says)."""
     memory_mib: Count | None = None
     """Memory that a matching step may take, beyond what is there without it: graphs of inner steps are stored while
     they fit, and made again on the way back where they don't. The gradient is the same. By default 2048, and on a GPU
