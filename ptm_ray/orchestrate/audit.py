@@ -12,10 +12,10 @@ from ray.util import ActorPool
 
 from ptm_ray.config import DistillConfig
 from ptm_ray.data import MedicalDataset
-from ptm_ray.errors import DataError, PtmError, StoreError, WorkerFailed
+from ptm_ray.errors import DataError, StoreError, WorkerFailed
 from ptm_ray.evaluation import privacy
 from ptm_ray.evaluation.protocol import Kind, jobs
-from ptm_ray.orchestrate.crew import Crew
+from ptm_ray.orchestrate.crew import Crew, cause_of
 from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, run_identity
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import Arrays
@@ -25,8 +25,10 @@ from ptm_ray.store.artefact import SyntheticSet
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place
 
-#: Network → its class probabilities for each canary: (networks, n, classes).
+#: Class probabilities of each canary by some networks: (networks, n, classes).
 Shares = np.ndarray
+#: Networks that an attack asks: the more of them, the less of its scores is chance.
+NETWORKS: dict[Kind, int] = {"synthetic": 12, "full": 4}
 
 
 @dataclass(frozen=True)
@@ -104,19 +106,25 @@ def _predicted(
     watcher: Watcher,
 ) -> dict[Kind, Shares]:
     """Class probabilities of the canaries by networks that are trained on each kind of set."""
-    todo = jobs(kinds, ("convnet",), problem.config.evaluation.seeds, random_draws=0)
+    # Those of a set are trained in seconds. A GPU trains them side by side.
+    numbers = {kind: NETWORKS[kind] for kind in kinds}
+    todo = [
+        job
+        for kind, number in numbers.items()
+        for job in jobs((kind,), ("convnet",), number, random_draws=0, together=number if gpus else 1)
+    ]
     found: dict[Kind, list[np.ndarray]] = {kind: [] for kind in kinds}
     with Crew.start(ray.put(problem), min(workers, len(todo)), gpus) as crew:
         pool, shared, pixels = ActorPool(crew.members), ray.put(synthetic), ray.put(planted.images)
         ipc = problem.config.ipc
         try:
             answers = pool.map(lambda worker, job: worker.predict.remote(job, shared, ipc, pixels), todo)
-            for done, (job, shares) in enumerate(zip(todo, answers, strict=True), start=1):
+            for job, shares in zip(todo, answers, strict=True):
                 found[job.kind] += shares
-                watcher.update("attacking", done, len(todo), f"{done} of {len(todo)} networks")
+                done, wanted = sum(map(len, found.values())), sum(numbers.values())
+                watcher.update("attacking", done, wanted, f"{done} of {wanted} networks")
         except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, PtmError) else None
-            raise cause or WorkerFailed(f"attacking failed: {error}") from error
+            raise cause_of(error, "attacking") from error
         except RayActorError as error:
             raise WorkerFailed(f"a worker was lost ({error}); run the same command again to go on") from error
     return {kind: np.stack(each).astype(np.float64) for kind, each in found.items()}

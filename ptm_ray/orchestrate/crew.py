@@ -4,9 +4,9 @@ import contextlib
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
-from ptm_ray.errors import WorkerFailed
+from ptm_ray.errors import PtmError, WorkerFailed
 from ptm_ray.orchestrate.workers import start_workers
 
 #: What a worker was lost over is tried this often.
@@ -15,6 +15,11 @@ TRIES = 3
 WAIT_LIMIT_S = 300.0
 #: Seconds that those who leave have to say that they had come; a busy machine starts a process in five to ten.
 START_LIMIT_S = 30.0
+
+
+def cause_of(error: RayTaskError, doing: str) -> PtmError:
+    """What a worker raised while `doing` something: as it was, where it was raised on purpose."""
+    return error.cause if isinstance(error.cause, PtmError) else WorkerFailed(f"{doing} failed: {error}")
 
 
 class Crew:

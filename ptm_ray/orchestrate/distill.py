@@ -17,11 +17,11 @@ from ptm_ray import __version__
 from ptm_ray.config import DistillConfig
 from ptm_ray.core.nets.convnet import default_depth
 from ptm_ray.data import MedicalDataset
-from ptm_ray.errors import ConfigError, PtmError, WorkerFailed
+from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.evaluation.protocol import Kind, jobs
 from ptm_ray.orchestrate import evaluators
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
-from ptm_ray.orchestrate.crew import TRIES, Crew
+from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
 from ptm_ray.orchestrate.experts import fill_buffer
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.stages.matching import Row
@@ -248,8 +248,7 @@ def _by_one(
                 show(ray.get(ref))
             found: dict[str, Any] = ray.get(leader.result.remote())
         except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, PtmError) else None
-            raise cause or WorkerFailed(f"distilling failed: {error}") from error
+            raise cause_of(error, "distilling") from error
         except RayActorError as error:
             crew.lost(leader)
             if attempt + 1 == TRIES:

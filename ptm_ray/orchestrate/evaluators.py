@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from ptm_ray.errors import PtmError, WorkerFailed
+from ptm_ray.errors import WorkerFailed
 from ptm_ray.evaluation.protocol import Job, summarise
 from ptm_ray.evaluation.train import Training
-from ptm_ray.orchestrate.crew import TRIES, Crew
+from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
 from ptm_ray.orchestrate.workers import LEGS, Arrays
 
 Scores = dict[str, dict[str, dict[str, float | int]]]
@@ -108,8 +108,7 @@ def evaluate(
         try:
             made = ray.get(ready)
         except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, PtmError) else None
-            raise cause or WorkerFailed(f"evaluating {job} failed: {error}") from error
+            raise cause_of(error, f"evaluating {job}") from error
         except RayActorError as error:
             failed[job] += 1
             if failed[job] >= TRIES:

@@ -8,9 +8,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from ptm_ray.errors import PtmError, WorkerFailed
+from ptm_ray.errors import WorkerFailed
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
-from ptm_ray.orchestrate.crew import TRIES, Crew
+from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
 from ptm_ray.stages.experts import store_of
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.places import Place
@@ -125,8 +125,7 @@ class _Run:
         try:
             ray.get(self._refs[latest][-1])
         except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, PtmError) else None
-            raise cause or WorkerFailed(f"{_named(experts)} failed: {error}") from error
+            raise cause_of(error, _named(experts)) from error
         except RayActorError as error:
             self._retry(worker, experts, error)
         else:
