@@ -71,7 +71,7 @@ def test_a_killed_driver_goes_on_with_resume(ray_cluster, tmp_path, wait_until):
 
 
 def test_a_sweep_whose_state_was_half_written_begins_again(ray_cluster, tmp_path, caplog):
-    asked = {**GRID, "space": {"seed": [0, 1]}}
+    asked = {**GRID, "space": {"seed": [1]}}
     where = {"out": tmp_path / "out", "experts_dir": tmp_path / "experts"}
     first = ptm.sweep(asked, small_dataset(), **where)
     states = list((tmp_path / "out").rglob("experiment_state-*.json"))
@@ -79,7 +79,7 @@ def test_a_sweep_whose_state_was_half_written_begins_again(ray_cluster, tmp_path
     for state in states:
         state.write_text(state.read_text()[:100])
     again = ptm.sweep(asked, small_dataset(), **where)
-    assert (again.trials, again.failed) == (2, 0)
+    assert (again.trials, again.failed) == (1, 0)
     assert (again.config, again.score) == (first.config, first.score)
     assert "is damaged, and left out" in caplog.text
 
@@ -99,7 +99,7 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path):
 
 def test_a_sweep_into_a_bucket_leaves_nothing_it_needs_on_this_machine(ray_cluster, s3_url, tmp_path, monkeypatch):
     monkeypatch.setenv("PTM_RAY_CACHE", str(tmp_path / "first"))
-    asked = {**GRID, "space": {"seed": [0, 1]}}
+    asked = {**GRID, "space": {"seed": [1]}}
     where = {"out": s3_url("sweep"), "experts_dir": s3_url("experts")}
     first = ptm.sweep(asked, small_dataset(), **where)
     path, bucket = Place.of(where["experts_dir"]).for_ray()
@@ -115,4 +115,4 @@ def test_a_sweep_into_a_bucket_leaves_nothing_it_needs_on_this_machine(ray_clust
     assert ptm.SyntheticSet.load(s3_url("sweep/best/set")).recipe["config"]["seed"] == first.config["seed"]
     table = Place.of(s3_url("sweep"))
     table.pull("trials.parquet")
-    assert pq.read_table(table.local / "trials.parquet").num_rows == 2
+    assert pq.read_table(table.local / "trials.parquet").num_rows == 1
