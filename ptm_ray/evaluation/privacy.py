@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Pixels = npt.NDArray[np.generic]
 
 #: Of intervals and bounds.
 CONFIDENCE = 0.95
@@ -26,6 +27,8 @@ SMALLEST = 1e-12
 TINY = 1e-9
 #: Real images, at the most, whose distances say what is usual.
 UNSEEN = 500
+#: Real images whose distances are found at once.
+AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -137,8 +140,11 @@ def epsilon_bound(scores: Floats, members: npt.NDArray[np.bool_], confidence: fl
 def confidences(probabilities: Floats, labels: npt.NDArray[np.int64]) -> Floats:
     """How sure networks are of each image's label: log p − log(1 − p), mean over networks, (n,).
 
-    `probabilities` (networks, n, classes). Source: Carlini et al. 2022: on this scale confidences are nearly normal.
+    `probabilities` (networks, n, classes); a network with some that are not finite has diverged and tells nothing.
+    Source: Carlini et al. 2022: on this scale confidences are nearly normal.
     """
+    sound = np.isfinite(probabilities).all((1, 2), keepdims=True)
+    probabilities = np.where(sound, probabilities, 1 / probabilities.shape[2])
     own = labels[None, :, None] == np.arange(probabilities.shape[2])
     theirs = np.where(own, probabilities, 0).sum(2)
     # The sum of the others, where 1 − p would have lost what is left beside a p of nearly 1.
@@ -148,10 +154,10 @@ def confidences(probabilities: Floats, labels: npt.NDArray[np.int64]) -> Floats:
     return each
 
 
-def nearness(images: Floats, made: Floats) -> Floats:
+def nearness(images: Pixels, made: Pixels) -> Floats:
     """How much nearer the nearest of `made` is to each image than those are on average: −min / mean of distances, (n,).
 
-    Of pixels, flattened: (n, pixels) and (m, pixels). Against the mean, so that a plain image, which lies near to
+    Of pixels, (n, height, width, channels) and (m, …). Against the mean, so that a plain image, which lies near to
     everything, does not look like a copy.
     """
     distances = _distances(images, made)
@@ -159,20 +165,27 @@ def nearness(images: Floats, made: Floats) -> Floats:
     return near
 
 
-def copies(made: Floats, trained_on: Floats, unseen: Floats) -> npt.NDArray[np.bool_]:
+def copies(made: Pixels, trained_on: Pixels, unseen: Pixels) -> npt.NDArray[np.bool_]:
     """Which images of `made` lie nearer to one that was trained on than 99 of 100 unseen real images do, (m,).
 
-    Of pixels, flattened. This finds copies and no more: what is no copy may give away as much (2505.01524).
+    Of pixels, as in `nearness`. This finds copies and no more: what is no copy may give away as much (2505.01524).
     """
     # Some of them say what is usual; all of a large dataset's would take minutes.
     some = unseen[:: math.ceil(len(unseen) / UNSEEN)]
-    usual = np.quantile(_distances(some, trained_on).min(1), 0.01)
-    return np.asarray(_distances(made, trained_on).min(1) < usual)
+    usual = np.quantile(_nearest(some, trained_on), 0.01)
+    return np.asarray(_nearest(made, trained_on) < usual)
 
 
-def _distances(a: Floats, b: Floats) -> Floats:
-    """Between all of one and all of the other, (n, m)."""
-    from scipy.spatial.distance import cdist
+def _nearest(images: Pixels, among: Pixels) -> Floats:
+    """Each image's distance to the nearest of the others, (n,); some at a time, as all may not fit into memory."""
+    parts = (among[first : first + AT_ONCE] for first in range(0, len(among), AT_ONCE))
+    nearest: Floats = np.min([_distances(images, part).min(1) for part in parts], axis=0)
+    return nearest
 
-    found: Floats = cdist(a, b)
-    return found
+
+def _distances(a: Pixels, b: Pixels) -> Floats:
+    """Between all of one and all of the other, (n, m); as matrix products, exact for whole numbers."""
+    a, b = (images.reshape(len(images), -1).astype(np.float64) for images in (a, b))
+    squares: Floats = np.square(a).sum(1)[:, None] - 2 * a @ b.T + np.square(b).sum(1)
+    distances: Floats = np.sqrt(squares.clip(0))
+    return distances

@@ -77,8 +77,7 @@ def audit(
             config, planted.audited, place, experts_root=experts_root, workers=there, gpus=gpus, watcher=watcher
         )
         theirs = SyntheticSet.load(place / "set")
-        labels = np.eye(dataset.num_classes, dtype=np.float32)[theirs.labels]
-        arrays = (theirs.images, labels if theirs.soft_labels is None else theirs.soft_labels)
+        arrays = (theirs.images, theirs.probabilities)
         shares = _predicted(audited, ("synthetic", "full"), arrays, planted, there, gpus, watcher)
         usual = _predicted(without, ("full",), None, planted, there, gpus, watcher)["full"]
     findings = {
@@ -93,7 +92,7 @@ def audit(
     # Pictures take a third of a second to import, which bad input need not wait for.
     from ptm_ray.report.run import write_audit
 
-    return AuditResult(write_audit(folder, findings), findings)
+    return AuditResult(write_audit(folder, result["scores"], findings), findings)
 
 
 def _predicted(
@@ -139,10 +138,9 @@ def _attacks(
     Source of that: Watson et al. 2022 (2111.08440).
     """
     easy = privacy.confidences(usual, planted.labels)
-    flat = [pictures.reshape(len(pictures), -1).astype(np.float64) for pictures in (planted.images, theirs.pixels)]
     scores = {
         ("set", "networks"): privacy.confidences(shares["synthetic"], planted.labels) - easy,
-        ("set", "nearest image"): privacy.nearness(*flat),
+        ("set", "nearest image"): privacy.nearness(planted.images, theirs.pixels),
         ("full data", "networks"): privacy.confidences(shares["full"], planted.labels) - easy,
     }
     groups = {"mislabelled": planted.mislabelled, "ordinary": ~planted.mislabelled}
@@ -155,11 +153,8 @@ def _attacks(
 
 def _copies(made: SyntheticSet, dataset: MedicalDataset) -> dict[str, int]:
     """How many images of the run's own set are copies of training images."""
-    flat = [
-        pictures.reshape(len(pictures), -1).astype(np.float64)
-        for pictures in (made.pixels, dataset.train.images, dataset.test.images)
-    ]
-    return {"images": len(made.labels), "copies": int(privacy.copies(*flat).sum())}
+    found = privacy.copies(made.pixels, dataset.train.images, dataset.test.images)
+    return {"images": len(made.labels), "copies": int(found.sum())}
 
 
 def _score(scores: dict[str, Any]) -> float:

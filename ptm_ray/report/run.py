@@ -22,16 +22,15 @@ def write_report(folder: RunFolder, made: SyntheticSet, result: dict[str, Any]) 
     atomic.write_text(folder.result_path, json.dumps(result, indent=1))
 
 
-def write_audit(folder: RunFolder, findings: dict[str, Any]) -> Path | str:
+def write_audit(folder: RunFolder, scores: dict[str, Any], findings: dict[str, Any]) -> Path | str:
     """`audit.md` and `audit.json` into the run's folder; what was found into its set's recipe and card.
 
-    Returns where the report lies, a path or a URL.
+    `scores` are the run's own, which the card has. Returns where the report lies, a path or a URL.
     """
-    _, result = folder.finished()
     made = SyntheticSet.load(folder.set_place)
     made.recipe["audit"] = findings
     made.save(folder.set_path)
-    atomic.write_text(folder.set_path / "card.md", card(made, result["scores"]))
+    atomic.write_text(folder.set_path / "card.md", card(made, scores))
     atomic.write_text(folder.root / "audit.md", report(made, findings))
     atomic.write_text(folder.root / "audit.json", json.dumps(findings, indent=1))
     folder.place.push(f"set/{RECIPE}", "set/card.md", "audit.md", "audit.json")

@@ -59,6 +59,12 @@ class SyntheticSet:
         names: list[str] = self.recipe["dataset"]["class_names"]
         return names
 
+    @property
+    def probabilities(self) -> Floats:
+        """Of the classes, for each image: its soft label, or all for its class. (n, classes)."""
+        one_hot: Floats = np.eye(len(self.class_names), dtype=np.float32)[self.labels]
+        return one_hot if self.soft_labels is None else self.soft_labels
+
     def save(self, folder: Path) -> None:
         """Writes `synthetic.parquet`, `synthetic.npz`, `recipe.json`, and `zca.npy` where there is a matrix."""
         with atomic.replacing(folder / "synthetic.parquet") as temporary:
@@ -107,12 +113,11 @@ class SyntheticSet:
     def _table(self) -> pa.Table:
         names = self.class_names
         cells = [{"bytes": _png(picture), "path": None} for picture in self._squeezed()]
-        soft = np.eye(len(names), dtype=np.float32)[self.labels] if self.soft_labels is None else self.soft_labels
         flat = self.images.reshape(len(self.images), -1)
         columns = {
             "image": pa.array(cells, type=pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
             "label": pa.array(self.labels, type=pa.int64()),
-            "soft_label": pa.array(list(soft), type=pa.list_(pa.float32())),
+            "soft_label": pa.array(list(self.probabilities), type=pa.list_(pa.float32())),
             "pixels": pa.array(list(flat), type=pa.list_(pa.float32())),
         }
         floats = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}

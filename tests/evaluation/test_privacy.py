@@ -96,6 +96,23 @@ def test_confidence_is_the_logit_of_the_labels_probability_even_where_it_is_near
     assert np.isfinite(privacy.confidences(np.array([[[1.0, 0.0]]]), np.array([1]))).all()
 
 
+def test_a_network_that_diverged_tells_nothing():
+    sound = np.array([[[0.9, 0.1], [0.3, 0.7]]])
+    found = privacy.confidences(np.concatenate([sound, np.full((1, 2, 2), np.nan)]), np.array([0, 0]))
+    assert found == pytest.approx(privacy.confidences(sound, np.array([0, 0])) / 2)
+
+
+def test_copies_are_those_that_all_distances_at_once_show():
+    draw = np.random.default_rng(6)
+    real = draw.integers(0, 256, (privacy.AT_ONCE + 30, 4, 4, 3), dtype=np.uint8)
+    unseen = draw.integers(0, 256, (privacy.UNSEEN, 4, 4, 3), dtype=np.uint8)
+    made = np.concatenate([real[-4:], unseen[:4], draw.integers(0, 256, (40, 4, 4, 3), dtype=np.uint8) // 2 + 64])
+    nearest = [[min(np.linalg.norm(a.astype(float) - b) for b in real) for a in images] for images in (made, unseen)]
+    expected = np.array(nearest[0]) < np.quantile(nearest[1], 0.01)
+    assert 4 <= expected.sum() < len(made)
+    assert privacy.copies(made, real, unseen).tolist() == expected.tolist()
+
+
 def test_a_copy_is_nearest_and_found_and_a_mixture_is_not():
     draw = np.random.default_rng(4)
     real, unseen = draw.random((60, 50)), draw.random((400, 50))
