@@ -30,7 +30,7 @@ def score(probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) 
     1 for a network whose probabilities are not finite; it is scored as one that tells nothing apart.
     """
     guard()
-    # Here and not above: torchmetrics takes seconds to load, and only workers that score need it.
+    # Here and not above: torchmetrics takes seconds to load, which those who train need not wait for.
     from torchmetrics.functional import classification as tm
 
     classes = probabilities.shape[1]

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
-from ray.util import ActorPool
 
 from ptm_ray.config import DistillConfig
 from ptm_ray.data import MedicalDataset
-from ptm_ray.errors import DataError, StoreError, WorkerFailed
+from ptm_ray.errors import DataError, StoreError
 from ptm_ray.evaluation import privacy
 from ptm_ray.evaluation.protocol import Kind, jobs
-from ptm_ray.orchestrate.crew import Crew, cause_of
+from ptm_ray.orchestrate import evaluators
+from ptm_ray.orchestrate.crew import Crew
 from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, run_identity
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import Arrays
@@ -112,21 +111,16 @@ def _predicted(
         for kind, number in numbers.items()
         for job in jobs((kind,), ("convnet",), number, random_draws=0, together=number if gpus else 1)
     ]
-    found: dict[Kind, list[np.ndarray]] = {kind: [] for kind in kinds}
+
+    def show(done: int, wanted: int) -> None:
+        watcher.update("attacking", done, wanted, f"{done} of {wanted} networks")
+
     with Crew.start(ray.put(problem), min(workers, len(todo)), gpus) as crew:
-        pool, shared, pixels = ActorPool(crew.members), ray.put(synthetic), ray.put(planted.images)
-        ipc = problem.config.ipc
-        try:
-            answers = pool.map(lambda worker, job: worker.predict.remote(job, shared, ipc, pixels), todo)
-            for job, shares in zip(todo, answers, strict=True):
-                found[job.kind] += shares
-                done, wanted = sum(map(len, found.values())), sum(numbers.values())
-                watcher.update("attacking", done, wanted, f"{done} of {wanted} networks")
-        except RayTaskError as error:
-            raise cause_of(error, "attacking") from error
-        except RayActorError as error:
-            raise WorkerFailed(f"a worker was lost ({error}); run the same command again to go on") from error
-    return {kind: np.stack(each).astype(np.float64) for kind, each in found.items()}
+        found = evaluators.predict(crew, todo, synthetic, problem.config.ipc, show, planted.images)
+    return {
+        kind: np.stack([shares for job in todo if job.kind == kind for shares in found[job]]).astype(np.float64)
+        for kind in kinds
+    }
 
 
 def _attacks(

@@ -18,6 +18,7 @@ from ptm_ray.config import DistillConfig
 from ptm_ray.core.nets.convnet import default_depth
 from ptm_ray.data import MedicalDataset
 from ptm_ray.errors import ConfigError, WorkerFailed
+from ptm_ray.evaluation.metrics import score
 from ptm_ray.evaluation.protocol import Kind, jobs
 from ptm_ray.orchestrate import evaluators
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
@@ -273,14 +274,13 @@ def _evaluation(
     # A GPU trains all networks of a set side by side; on CPUs each is a job, so that none is idle while there are some.
     together = settings.seeds if crew.gpus else 1
     todo = jobs(kinds, settings.networks, settings.seeds, settings.random_draws, together)
-    # Longest first, so that none of them is left to run alone at the end.
-    queue = sorted(todo, key=lambda job: (job.kind != "full", job.network == "convnet"))
 
     def show(done: int, total: int) -> None:
         watcher.update("evaluating", done, total, f"{done} of {total} networks")
 
-    found = evaluators.evaluate(crew, queue, synthetic, problem.config.ipc, show)
-    return [(job, metrics) for job in todo for metrics in found[job]]
+    found = evaluators.predict(crew, todo, synthetic, problem.config.ipc, show)
+    labels = torch.tensor(problem.dataset.test.labels)
+    return [(job, score(torch.tensor(shares), labels)) for job in todo for shares in found[job]]
 
 
 def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float]) -> SyntheticSet:

@@ -1,4 +1,4 @@
-"""Evaluations on Ray: some networks are a job, scored by whichever worker is free.
+"""Evaluations on Ray: some networks are a job, trained by whichever worker is free.
 
 Networks don't divide by workers: of five on two workers the last one would leave one of both with nothing to do. Hence
 the last jobs go in legs, taken by turns, and what was begun by one worker is taken on by another.
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, NamedTuple
 
+import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -73,21 +74,27 @@ class Run(NamedTuple):
     started: float
 
 
-def evaluate(
+def predict(
     crew: Crew,
     todo: Sequence[Job],
     synthetic: Arrays | None,
     ipc: int,
     progress: Callable[[int, int], None],
-) -> dict[Job, list[dict[str, float]]]:
-    """Metrics of every job's networks on the test split. `progress` is told of networks, done and wanted.
+    pixels: np.ndarray | None = None,
+) -> dict[Job, list[np.ndarray]]:
+    """Class probabilities, (n, classes), of every job's networks: for images (n, height, width, channels) uint8, or
+    for those of the test split. `progress` is told of networks, done and wanted.
 
-    A job whose worker is lost is done by another. Raises `WorkerFailed` where that keeps happening.
+    What is made of them is up to the caller, in one process: torchmetrics alone takes seconds to import, which no
+    worker need wait for. A job whose worker is lost is done by another. Raises `WorkerFailed` where that keeps
+    happening.
     """
-    shared = ray.put(synthetic)
-    waiting, failed = Waiting(todo), Counter[Job]()
+    shared, images = ray.put(synthetic), ray.put(pixels)
+    # Longest first, so that none of them is left to run alone at the end.
+    queue = sorted(todo, key=lambda job: (job.kind != "full", job.network == "convnet"))
+    waiting, failed = Waiting(queue), Counter[Job]()
     running: dict[Any, Run] = {}
-    found: dict[Job, list[dict[str, float]]] = {}
+    found: dict[Job, list[np.ndarray]] = {}
     while waiting or running:
         crew.leader()
         busy = [run.worker for run in running.values()]
@@ -96,8 +103,10 @@ def evaluate(
                 task, leg = waiting.take(len(running), len(crew.members))
                 # A GPU's networks stay there, all of a set in one job.
                 leg = leg and not crew.gpus
-                work = worker.train_a_leg if leg else worker.score
-                ref = work.remote(task.job, shared, ipc, task.begun)
+                if leg:
+                    ref = worker.train_a_leg.remote(task.job, shared, ipc, task.begun)
+                else:
+                    ref = worker.predict.remote(task.job, shared, ipc, images, task.begun)
                 running[ref] = Run(task, leg, worker, monotonic())
         (ready,), _ = ray.wait([*running, *crew.arriving], num_returns=1)
         if ready not in running:

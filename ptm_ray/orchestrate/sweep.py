@@ -33,7 +33,7 @@ from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, experts_alone, run_identity
 from ptm_ray.orchestrate.session import connected, count_workers
-from ptm_ray.orchestrate.workers import Arrays, RemoteScorer, device_with, validate_here
+from ptm_ray.orchestrate.workers import RemoteScorer, SharedEvaluator, device_with, validate_here
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.experts import store_of
 from ptm_ray.stages.matching import Row
@@ -69,33 +69,6 @@ class SweepResult:
         """Plain values: the last line of `ptm-ray sweep --json`."""
         best = {"config": self.config, "score": self.score, "set": str(self.set)}
         return {"best": best, "trials": self.trials, "failed": self.failed, "table": str(self.table)}
-
-
-class SharedEvaluator:
-    """Scores sets of any trial on the validation split; holds the images once for all trials that see them alike."""
-
-    def __init__(self) -> None:
-        torch.set_num_threads(1)
-        keep_memory()
-        self._dataset: MedicalDataset | None = None
-        self._known: dict[str, Evaluator] = {}
-
-    def ready(self) -> bool:
-        """Answers once it has started."""
-        return True
-
-    def validate(self, dataset: list[Any], config: DistillConfig, synthetic: Arrays) -> np.ndarray:
-        """Share of networks that know its class, for each image of the validation split.
-
-        `dataset` holds a reference to it: given with every set, so that an evaluator that was restarted has it again.
-        """
-        # All that scoring asks of the settings: trials that differ in anything else share what is held.
-        alike: Any = {"network": True, "evaluation": True, "mirror": True, "images": {"augment"}, "experts": {"zca"}}
-        seen = config.model_dump_json(include=alike)
-        if seen not in self._known:
-            self._dataset = self._dataset or ray.get(dataset[0])
-            self._known[seen] = Evaluator(Problem(self._dataset, config))
-        return validate_here(self._known[seen], synthetic)
 
 
 def sweep(

@@ -2,6 +2,7 @@
 
 One kind of actor with three roles rather than three kinds: a process that has loaded torch and holds the images serves
 every stage, and a job pays its start-up once. What the roles do is in `stages`; here is only how they are reached.
+Beside it the evaluator that trials of a sweep share, in a file that imports no Tune, which takes a second.
 """
 
 import os
@@ -13,8 +14,10 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
+from ptm_ray.config import DistillConfig
 from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.trajectory import Vector
+from ptm_ray.data import MedicalDataset
 from ptm_ray.evaluation.protocol import Job, TrainingSet
 from ptm_ray.evaluation.train import Training
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
@@ -57,16 +60,14 @@ class Worker:
         """Takes a job's evaluation networks on by one of the legs that its steps are divided into."""
         return self._evaluating().train(job, self._training_set(synthetic), ipc, begun, share=1 / LEGS)
 
-    def score(
-        self, job: Job, synthetic: Arrays | None, ipc: int, begun: Training | None = None
-    ) -> list[dict[str, float]]:
-        """Trains a job's evaluation networks to their end and scores them on the test split."""
-        return self._evaluating().run(job, self._training_set(synthetic), ipc, begun)
-
-    def predict(self, job: Job, synthetic: Arrays | None, ipc: int, pixels: np.ndarray) -> list[np.ndarray]:
-        """Trains a job's evaluation networks; their class probabilities for images, (n, classes) each."""
-        images = torch.tensor(self._problem.normalise(pixels)).to(self._problem.device)
-        found = self._evaluating().predict(job, self._training_set(synthetic), ipc, images)
+    def predict(
+        self, job: Job, synthetic: Arrays | None, ipc: int, pixels: np.ndarray | None, begun: Training | None = None
+    ) -> list[np.ndarray]:
+        """Trains a job's evaluation networks to their end; their class probabilities, (n, classes) each, for images of
+        any kind or, without `pixels`, for those of the test split.
+        """
+        images = None if pixels is None else torch.tensor(self._problem.normalise(pixels)).to(self._problem.device)
+        found = self._evaluating().predict(job, self._training_set(synthetic), ipc, images, begun)
         return [shares.cpu().numpy() for shares in found]
 
     def validate(self, synthetic: Arrays) -> np.ndarray:
@@ -157,6 +158,33 @@ class RemoteScorer:
             except RayActorError:
                 self._ask = [other for other in self._ask if other is not ask]
                 self._hand_out(tag, arrays)
+
+
+class SharedEvaluator:
+    """Scores sets of any trial on the validation split; holds the images once for all trials that see them alike."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        keep_memory()
+        self._dataset: MedicalDataset | None = None
+        self._known: dict[str, Evaluator] = {}
+
+    def ready(self) -> bool:
+        """Answers once it has started."""
+        return True
+
+    def validate(self, dataset: list[Any], config: DistillConfig, synthetic: Arrays) -> np.ndarray:
+        """Share of networks that know its class, for each image of the validation split.
+
+        `dataset` holds a reference to it: given with every set, so that an evaluator that was restarted has it again.
+        """
+        # All that scoring asks of the settings: trials that differ in anything else share what is held.
+        alike: Any = {"network": True, "evaluation": True, "mirror": True, "images": {"augment"}, "experts": {"zca"}}
+        seen = config.model_dump_json(include=alike)
+        if seen not in self._known:
+            self._dataset = self._dataset or ray.get(dataset[0])
+            self._known[seen] = Evaluator(Problem(self._dataset, config))
+        return validate_here(self._known[seen], synthetic)
 
 
 def validate_here(evaluator: Evaluator, synthetic: Arrays) -> np.ndarray:

@@ -75,17 +75,19 @@ class Evaluator:
         training.advance(sgd, images, labels, math.ceil(share * recipe.steps))
         return training
 
-    def run(
-        self, job: Job, synthetic: TrainingSet | None, ipc: int, begun: Training | None = None
-    ) -> list[dict[str, float]]:
-        """Metrics of the job's networks on the test split. `begun`: they are on their way already."""
-        images, labels = self._real("test")
-        return [score(shares, labels) for shares in self.predict(job, synthetic, ipc, images, begun)]
-
     def predict(
-        self, job: Job, synthetic: TrainingSet | None, ipc: int, images: Tensor, begun: Training | None = None
+        self,
+        job: Job,
+        synthetic: TrainingSet | None,
+        ipc: int,
+        images: Tensor | None = None,
+        begun: Training | None = None,
     ) -> list[Float[Tensor, "n classes"]]:
-        """Class probabilities of the job's networks for normalised images."""
+        """Class probabilities of the job's networks for normalised images, by default those of the test split.
+
+        `begun`: the networks are on their way already.
+        """
+        images = self._real("test")[0] if images is None else images
         trained = self.train(job, synthetic, ipc, begun).networks
         network, _ = self._trainer(job.network, self._recipe_of(job))
         return [predict(network, one, images) for one in trained]

@@ -1,13 +1,15 @@
-"""Evaluations on a real cluster: whoever trains a network, and beside which others, it scores the same."""
+"""Evaluations on a real cluster: whoever trains a network, and beside which others, it predicts the same."""
 
 import math
 
+import numpy as np
 import pytest
 import ray
+import torch
 
 from ptm_ray.evaluation.protocol import jobs
 from ptm_ray.orchestrate.crew import Crew
-from ptm_ray.orchestrate.evaluators import LEGS, Waiting, evaluate
+from ptm_ray.orchestrate.evaluators import LEGS, Waiting, predict
 from ptm_ray.stages.scoring import Evaluator
 from tests.small import small_problem
 
@@ -31,16 +33,21 @@ def test_no_worker_has_nothing_to_do_while_another_has_two_legs_left(count, work
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_networks_score_the_same_alone_and_several_to_a_job():
+def test_networks_predict_the_same_alone_and_several_to_a_job():
     problem = small_problem(evaluation={"steps": 6, "full_steps": 6})
     asked, seen = (("random", "full"), ("convnet",), 3, 2), []
     with Crew.start(ray.put(problem), 2) as crew:
-        alone = evaluate(crew, jobs(*asked), None, 1, lambda *_: None)
-        parts = evaluate(crew, jobs(*asked, together=2), None, 1, lambda *now: seen.append(now))
+        alone = predict(crew, jobs(*asked), None, 1, lambda *_: None)
+        parts = predict(crew, jobs(*asked, together=2), None, 1, lambda *now: seen.append(now))
+        pixels = problem.dataset.val.images[:5]
+        others = predict(crew, jobs(*asked)[:1], None, 1, lambda *_: None, pixels)
     here = Evaluator(problem)
-    expected = [metrics for job in jobs(*asked) for metrics in here.run(job, None, 1)]
-    assert len(expected) == 9
-    assert [metrics for job in jobs(*asked) for metrics in alone[job]] == expected
-    assert [metrics for job in jobs(*asked, together=2) for metrics in parts[job]] == expected
+    expected = np.stack([shares for job in jobs(*asked) for shares in here.predict(job, None, 1)])
+    assert expected.shape == (9, 45, 3)
+    assert np.array_equal([shares for job in jobs(*asked) for shares in alone[job]], expected)
+    assert np.array_equal([shares for job in jobs(*asked, together=2) for shares in parts[job]], expected)
+    (theirs,) = others[jobs(*asked)[0]]
+    (ours,) = here.predict(jobs(*asked)[0], None, 1, torch.tensor(problem.normalise(pixels)))
+    assert np.array_equal(theirs, ours)
     assert seen[-1] == (9, 9)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
