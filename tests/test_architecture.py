@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "core": {"errors"},
-    "data": {"core", "errors"},
+    "data": {"core", "store", "errors"},
     "store": {"core", "config", "errors"},
     "evaluation": {"core", "data", "errors"},
     "stages": {"core", "config", "data", "store", "evaluation", "errors"},

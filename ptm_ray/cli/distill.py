@@ -47,8 +47,8 @@ def main(argv: Sequence[str]) -> None:
     with Bars() as bars, ThreadPoolExecutor(1) as aside, ExitStack() as stack:
         reading = aside.submit(lambda: ptm.load_dataset(settings.data, size=settings.size, data_root=asked.data_root))
         if settings.data == "cellphantom":
-            # Images that are drawn can't be bad, so Ray starts meanwhile, and while torch is imported: each takes two
-            # seconds. Others are read first, so that bad ones are refused at once.
+            # Images that are drawn can't be bad, so Ray starts meanwhile: they take seconds the first time, and torch,
+            # which is imported with them, every time. Others are read first, so that bad ones are refused at once.
             stack.enter_context(connected(asked.workers))
         dataset = reading.result()
         for note in dataset.notes:

@@ -7,15 +7,25 @@ noise). It tests a pipeline and teaches the commands; it says nothing about any 
 Colour is made as a microscope sees it: stains absorb light, so densities add and the image is exp(−density).
 """
 
+import logging
+import zipfile
 from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.data.dataset import MedicalDataset, Split
+from ptm_ray.errors import StoreError
+from ptm_ray.store import atomic
+from ptm_ray.store.places import cache
+
+log = logging.getLogger(__name__)
 
 Field = npt.NDArray[np.float64]
+Pixels = npt.NDArray[np.uint8]
 
 SIZE = 32
 OVERSAMPLING = 2
@@ -190,7 +200,7 @@ def _lens(sigma: float) -> Field:
 LENSES = tuple(_lens(sigma) for sigma in np.linspace(0.5, 2.2, 8))
 
 
-def paint(label: int, draw: np.random.Generator) -> npt.NDArray[np.uint8]:
+def paint(label: int, draw: np.random.Generator) -> Pixels:
     """One image of a class, (32, 32, 3) uint8."""
     canvas = Canvas(draw)
     for _ in range(int(draw.integers(0, 4))):  # neighbours at the border: red cells, as in every smear
@@ -206,29 +216,60 @@ def paint(label: int, draw: np.random.Generator) -> npt.NDArray[np.uint8]:
     image = lens @ image.transpose(2, 0, 1) @ lens.T
     image = image.transpose(1, 2, 0)
     image += draw.normal(0, draw.uniform(2, 12), image.shape)
-    pixels: npt.NDArray[np.uint8] = np.rint(image).clip(0, 255).astype(np.uint8)
+    pixels: Pixels = np.rint(image).clip(0, 255).astype(np.uint8)
     return pixels
 
 
-def _split(part: str, per_class: int) -> Split:
-    seeds = Seeds(0)
-    images, labels = [], []
-    for index in range(per_class * len(CLASSES)):
-        label = index % len(CLASSES)
-        images.append(paint(label, np.random.default_rng(seeds.derive(f"cellphantom {part}", index))))
-        labels.append(label)
-    return Split(np.stack(images), np.array(labels, dtype=np.int64))
+#: Images per class of each split.
+PARTS = {"train": 100, "val": 20, "test": 50}
 
 
 def cellphantom() -> MedicalDataset:
-    """800 training, 160 validation and 400 test images; the same on every machine."""
+    """800 training, 160 validation and 400 test images; the same on every machine.
+
+    Drawing them takes seconds, so they are kept in the user's cache, and drawn again where what lies there can't be
+    read or is another version's.
+    """
+    kept = cache() / f"cellphantom-{sha256(Path(__file__).read_bytes()).hexdigest()[:12]}.npz"
+    images = _found(kept)
+    if images is None:
+        images = {part: draw(part, per_class) for part, per_class in PARTS.items()}
+        _keep(kept, images)
+    train, val, test = (Split(images[part], np.arange(len(images[part])) % len(CLASSES)) for part in PARTS)
     return MedicalDataset(
         name="cellphantom",
-        train=_split("train", 100),
-        val=_split("val", 20),
-        test=_split("test", 50),
+        train=train,
+        val=val,
+        test=test,
         class_names=CLASSES,
         task="multi-class",
         licence="drawn by ptm-ray, free of rights",
         source="ptm_ray.data.phantom",
     )
+
+
+def draw(part: str, per_class: int) -> Pixels:
+    """A split's images, its classes in turn."""
+    seeds = Seeds(0)
+    return np.stack(
+        [
+            paint(index % len(CLASSES), np.random.default_rng(seeds.derive(f"cellphantom {part}", index)))
+            for index in range(per_class * len(CLASSES))
+        ]
+    )
+
+
+def _found(kept: Path) -> dict[str, Pixels] | None:
+    try:
+        with np.load(kept, allow_pickle=False) as file:
+            return {part: file[part] for part in PARTS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _keep(kept: Path, images: dict[str, Pixels]) -> None:
+    try:
+        with atomic.replacing(kept) as temporary, temporary.open("wb") as file:
+            np.savez(file, **images)  # type: ignore[arg-type]
+    except StoreError as error:
+        log.info("cellphantom will be drawn again by the next run: %s", error)

@@ -1,9 +1,11 @@
 """What an audit found, in words: a report, and a paragraph on the set's card."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptm_ray.report.tables import table
-from ptm_ray.store.artefact import SyntheticSet
+
+if TYPE_CHECKING:
+    from ptm_ray.store.artefact import SyntheticSet
 
 HEAD = ["what is handed on", "attack by", "canaries", "AUC", "named at 1 % false alarms", "ε is at least"]
 ON = {"set": "the set", "full data": "a network of all images"}
@@ -17,7 +19,7 @@ def attack_rows(findings: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def report(made: SyntheticSet, findings: dict[str, Any]) -> str:
+def report(made: "SyntheticSet", findings: dict[str, Any]) -> str:
     """The text of `audit.md`."""
     data, scores = made.recipe["dataset"], findings["balanced_accuracy"]
     return f"""# What a set of {data["name"]} gives away

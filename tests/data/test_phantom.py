@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ptm_ray.data import load_dataset
-from ptm_ray.data.phantom import CLASSES, paint
+from ptm_ray.data.phantom import CLASSES, cellphantom, draw, paint
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +32,32 @@ print(sha256(np.stack(images).tobytes()).hexdigest())
 def test_another_process_draws_the_same_images(phantom):
     found = subprocess.run([sys.executable, "-c", DRAW], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == sha256(phantom.val.images[:32].tobytes()).hexdigest()
+
+
+def test_images_are_kept_and_drawn_again_where_the_file_is_gone_damaged_or_can_not_be_written(
+    phantom, tmp_path, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr("ptm_ray.data.phantom.PARTS", {"train": 2, "val": 1, "test": 1})
+    monkeypatch.setattr("ptm_ray.data.phantom.draw", lambda *part: drawn.append(part) or draw(*part))
+    monkeypatch.setenv("PTM_RAY_CACHE", str(tmp_path / "cache"))
+
+    def taken():
+        drawn.clear()
+        found = cellphantom()
+        assert np.array_equal(found.train.images, phantom.train.images[:16])
+        assert np.array_equal(found.test.labels, phantom.test.labels[:8])
+        return len(drawn)
+
+    assert (taken(), taken()) == (3, 0)
+    (kept,) = (tmp_path / "cache").iterdir()
+    whole = kept.read_bytes()
+    flipped = bytes([*whole[:5000], whole[5000] ^ 1, *whole[5001:]])
+    for damaged in (b"", whole[:1000], whole[:-100], flipped):
+        kept.write_bytes(damaged)
+        assert (taken(), taken()) == (3, 0)
+    monkeypatch.setenv("PTM_RAY_CACHE", str(kept / "no folder"))
+    assert (taken(), taken()) == (3, 3)
 
 
 def test_it_has_eight_named_classes_of_rgb_pixels_in_equal_number(phantom):
