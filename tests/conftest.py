@@ -2,6 +2,7 @@
 tests of a process."""
 
 import functools
+import inspect
 import os
 import secrets
 import tempfile
@@ -9,10 +10,24 @@ import time
 import unittest.mock
 from pathlib import Path
 
+import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
 
-install_import_hook("ptm_ray.core", "beartype.beartype").__enter__()
+
+def checked_where_shapes_are(*, typechecker):
+    """Of a function that says no shape, mypy has checked the types; the innermost loops call many of these."""
+
+    def decorate(defined):
+        said = [] if inspect.isclass(defined) else inspect.get_annotations(defined).values()
+        shaped = inspect.isclass(defined) or any("Float[" in str(one) or "Int[" in str(one) for one in said)
+        return jaxtyped(defined, typechecker=typechecker) if shaped else defined
+
+    return decorate
+
+
+# The hook puts a call of this in front of everything that is defined.
+jaxtyping.jaxtyped, jaxtyped = checked_where_shapes_are, jaxtyping.jaxtyped
+jaxtyping.install_import_hook("ptm_ray.core", "beartype.beartype").__enter__()
 
 # Set before Ray is imported anywhere, as it reads them then. A token of each process' own, so that none of its jobs can
 # end up at another's Ray unseen.

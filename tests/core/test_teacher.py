@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from ptm_ray.core import nets
 from ptm_ray.core.seeds import Seeds
@@ -54,3 +55,8 @@ def test_labels_are_the_mean_logits_of_the_experts_that_are_right(case):
         expected = torch.stack(right).mean(0) if right else one_hot_logits(labels[row : row + 1], CLASSES)[0]
         torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-5)
     assert 0 < nobody < 60
+
+
+def test_classes_of_another_shape_are_noticed_by_the_tests():
+    with pytest.raises(TypeCheckError, match="classes"):
+        one_hot_logits(torch.zeros(3, 1, dtype=torch.int64), 2)

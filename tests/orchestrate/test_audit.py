@@ -25,11 +25,11 @@ HANDED_OUT = {
 def audited(tmp_path_factory):
     """The folder of a run, and its audit."""
     root = tmp_path_factory.mktemp("audit")
-    ptm.distill(small_dataset(), out=root / "run", experts_dir=root / "experts", **HANDED_OUT)
+    ptm.distill(small_dataset(), out=root / "run", experts_dir=root / "experts", workers=1, **HANDED_OUT)
     before = ptm.SyntheticSet.load(root / "run" / "set")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audit, "NETWORKS", {"synthetic": 2, "full": 1})
-        return root, before, ptm.audit(root / "run", small_dataset(), experts_dir=root / "experts")
+        return root, before, ptm.audit(root / "run", small_dataset(), experts_dir=root / "experts", workers=1)
 
 
 def attack(findings, on, by, canaries):

@@ -26,11 +26,16 @@ GRID = {"searcher": "grid", "settings": QUICK, "space": {"schedule.kind": ["coun
 METRIC = "validation_balanced_accuracy"
 
 
+def swept(asked, out, experts):
+    """One worker trains experts and scores the best set: starting a second one takes longer than it saves."""
+    return ptm.sweep(asked, small_dataset(), out=out, experts_dir=experts, workers=1)
+
+
 @pytest.fixture(scope="module")
 def made(ray_cluster, tmp_path_factory):
     """A finished grid: its folder, its result, the folder of its experts."""
     root = tmp_path_factory.mktemp("sweep")
-    return root / "out", ptm.sweep(GRID, small_dataset(), out=root / "out", experts_dir=root / "experts"), root
+    return root / "out", swept(GRID, root / "out", root / "experts"), root
 
 
 def table(out):
@@ -64,6 +69,7 @@ def test_a_trial_is_an_ordinary_distillation(made, tmp_path):
         small_dataset(),
         out=tmp_path / "alone",
         experts_dir=root / "experts",
+        workers=1,
         **merge(QUICK, {"schedule": {"kind": result.config["schedule.kind"]}, "seed": result.config["seed"]}),
     )
     here, there = ptm.SyntheticSet.load(alone.set), ptm.SyntheticSet.load(result.set)
@@ -76,7 +82,7 @@ def test_the_same_call_again_tries_nothing_new(made):
     out, result, root = made
     before = {path: path.read_text() for path in (out / "tune").rglob("progress.csv")}
     assert len(before) == 4
-    again = ptm.sweep(GRID, small_dataset(), out=out, experts_dir=root / "experts")
+    again = swept(GRID, out, root / "experts")
     assert again == result
     assert {path: path.read_text() for path in (out / "tune").rglob("progress.csv")} == before
 
@@ -85,7 +91,7 @@ def test_another_sweep_is_refused_the_folder(made):
     out, _, root = made
     other = {**GRID, "space": {"seed": [5]}}
     with pytest.raises(StoreError, match="holds another run"):
-        ptm.sweep(other, small_dataset(), out=out, experts_dir=root / "experts")
+        swept(other, out, root / "experts")
     with pytest.raises(StoreError, match="holds another run"):
         ptm.distill(small_dataset(), out=out, experts_dir=root / "experts", **SETTINGS)
 
@@ -100,7 +106,7 @@ def test_another_sweep_is_refused_the_folder(made):
 def test_more_than_any_node_has_is_refused_at_once(made, tmp_path, more, words):
     started = time.monotonic()
     with pytest.raises(ConfigError, match=words):
-        ptm.sweep({**GRID, **more}, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+        swept({**GRID, **more}, tmp_path / "out", made[2] / "experts")
     assert time.monotonic() - started < 20
     # Mended in the file, it is accepted in the same folder.
     assert not (tmp_path / "out").exists()
@@ -114,14 +120,15 @@ class Greedy:
         return True
 
 
-def test_trials_that_hold_every_cpu_are_scored_all_the_same(made, tmp_path):
-    """The case that would wait for good: a trial holds both CPUs and needs an evaluator to go on."""
-    asked = {**GRID, "cpus_per_trial": 2, "space": {"seed": [0]}}
+@pytest.fixture(scope="module")
+def single(made):
+    """A sweep of one trial that holds both CPUs, what came of it, and whether an evaluator with a CPU had to wait."""
+    out, asked = made[2] / "single", {**GRID, "cpus_per_trial": 2, "space": {"seed": [0]}}
     starved, seen = [], threading.Event()
 
     def watch():
         while not seen.is_set():
-            if ray.available_resources().get("CPU", 0) < 1 and list((tmp_path / "out").glob("tune/trials/trial-*")):
+            if ray.available_resources().get("CPU", 0) < 1 and list(out.glob("tune/trials/trial-*")):
                 greedy = Greedy.remote()
                 starved.append(not ray.wait([greedy.ready.remote()], timeout=2)[0])
                 ray.kill(greedy)
@@ -130,23 +137,37 @@ def test_trials_that_hold_every_cpu_are_scored_all_the_same(made, tmp_path):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    result = ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+    result = swept(asked, out, made[2] / "experts")
     seen.set()
     watcher.join()
+    return asked, out, result, starved
+
+
+def test_trials_that_hold_every_cpu_are_scored_all_the_same(single):
+    """The case that would wait for good: a trial holds both CPUs and needs an evaluator to go on."""
+    _, _, result, starved = single
     assert result.trials == 1
     assert starved == [True]
+
+
+def test_a_sweep_whose_state_was_half_written_begins_again(single, made, caplog):
+    asked, out, first, _ = single
+    states = list(out.rglob("experiment_state-*.json"))
+    assert states
+    for state in states:
+        state.write_text(state.read_text()[:100])
+    again = swept(asked, out, made[2] / "experts")
+    assert (again.trials, again.failed) == (1, 0)
+    assert (again.config, again.score) == (first.config, first.score)
+    assert "is damaged, and left out" in caplog.text
 
 
 def test_a_trial_that_is_killed_goes_on_from_its_checkpoint(made, tmp_path, wait_until):
     settings = {**QUICK, "outer_steps": 40}
     asked = {**GRID, "settings": settings, "space": {"seed": [0]}}
-    whole = ptm.distill(small_dataset(), out=tmp_path / "whole", experts_dir=made[2] / "experts", **settings)
+    whole = ptm.distill(small_dataset(), out=tmp_path / "whole", experts_dir=made[2] / "experts", workers=1, **settings)
     found = []
-    run = threading.Thread(
-        target=lambda: found.append(
-            ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
-        )
-    )
+    run = threading.Thread(target=lambda: found.append(swept(asked, tmp_path / "out", made[2] / "experts")))
     run.start()
     wait_until(lambda: list((tmp_path / "out").glob("tune/trials/trial-*/checkpoint_*/checkpoint.pt")), 120)
     killed = wait_until(lambda: workers_named("ImplicitFunc"), 10)
@@ -172,7 +193,7 @@ def test_a_population_copies_and_perturbs(made, tmp_path):
         "settings": {**QUICK, "outer_steps": 24},
         "space": {"images.lr": {"low": 0.001, "high": 0.5, "log": True}},
     }
-    result = ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+    result = swept(asked, tmp_path / "out", made[2] / "experts")
     assert (result.trials, result.failed) == (2, 0)
     (log,) = (tmp_path / "out" / "tune").rglob("pbt_global.txt")
     exchanges = [json.loads(line) for line in log.read_text().splitlines()]
@@ -189,7 +210,7 @@ def test_optuna_and_asha_find_their_way_to_a_best_set(made, tmp_path):
     space = {"overlap.weight": {"low": 0.5, "high": 8, "log": True}, "schedule.kind": ["count", "progress"]}
     how = {"searcher": "optuna", "scheduler": "asha", "grace": 4}
     asked = {**how, "trials": 3, "settings": QUICK, "space": space}
-    result = ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+    result = swept(asked, tmp_path / "out", made[2] / "experts")
     assert (result.trials, result.failed) == (3, 0)
     assert 0.5 <= result.config["overlap.weight"] <= 8
     assert (tmp_path / "out" / "weight.png").is_file()
@@ -198,7 +219,7 @@ def test_optuna_and_asha_find_their_way_to_a_best_set(made, tmp_path):
 
 def test_trials_are_compared_by_the_metric_asked_for_and_end_once_they_reach_the_score(made, tmp_path):
     asked = {**GRID, "metric": "accuracy", "stop_at": 0.01, "space": {"seed": [0, 1]}}
-    result = ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+    result = swept(asked, tmp_path / "out", made[2] / "experts")
     rows = table(tmp_path / "out")
     assert all(row["outer_step"] < SETTINGS["outer_steps"] for row in rows)
     assert result.score == max(row["validation_accuracy"] for row in rows)
@@ -207,7 +228,7 @@ def test_trials_are_compared_by_the_metric_asked_for_and_end_once_they_reach_the
 
 def test_a_trial_that_fails_is_in_the_table_and_the_others_go_on(made, tmp_path):
     asked = {**GRID, "max_failures": 0, "space": {"student.inner_lr": [0.01, 1e30], "images.max_skipped": [3]}}
-    result = ptm.sweep(asked, small_dataset(), out=tmp_path / "out", experts_dir=made[2] / "experts")
+    result = swept(asked, tmp_path / "out", made[2] / "experts")
     assert (result.trials, result.failed) == (2, 1)
     errors = {row["student.inner_lr"]: row["error"] for row in table(tmp_path / "out")}
     assert errors[0.01] is None

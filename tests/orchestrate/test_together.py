@@ -47,16 +47,6 @@ def test_two_matchers_give_the_set_of_a_team_of_two(experts, tmp_path):
     assert not torch.equal(alone.learner.synthetic.images, first.learner.synthetic.images)
 
 
-def test_a_team_of_one_gives_the_images_of_a_run_without_a_team(experts, tmp_path):
-    problem, folder, shown = small_problem(), RunFolder(tmp_path / "one"), []
-    folder.claim({})
-    distil_together(ray.put(problem), experts[1], [], folder, 1, None, shown.append)
-    plain = distillation(problem, tmp_path / "plain", InMemory(problem))
-    list(plain.run())
-    assert torch.equal(images_in(folder), plain.learner.synthetic.images)
-    assert [row.outer_step for row in shown] == list(range(SETTINGS["outer_steps"]))
-
-
 def test_a_worker_that_is_lost_costs_no_more_than_the_steps_since_the_last_checkpoint(experts, tmp_path):
     problem, folder, shown, killed = small_problem(outer_steps=12), RunFolder(tmp_path / "two"), [], []
     folder.claim({})
