@@ -4,12 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/cellphantom
 
-.PHONY: distill test lint results clean
+.PHONY: distill test pytest lint results clean
 
 distill: $(VENV)/.installed
 	$(BIN)/ptm-ray distill --data cellphantom --config tune_configs/first.toml --seed 0 --budget-minutes 0.5 --out $(OUT)
 
-test: $(VENV)/.installed-dev lint
+# Both at once: types keep one core busy for a minute.
+test: $(VENV)/.installed-dev
+	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
@@ -22,15 +26,18 @@ results: $(VENV)/.installed
 	$(BIN)/ptm-ray bench tune_configs/suites/local.toml --data-root $(DATA_ROOT) --out docs/bench/local
 	$(BIN)/python -m benchmarks.readme docs/bench/local
 
+# Modules are compiled when they are first imported: most of them never are.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+
 # torch goes first: the rest then finds it present and brings no second build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(PIP) torch
+	$(PIP) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --editable '.[dev]'
 	@touch $@
 
 clean:
