@@ -26,8 +26,7 @@ results: $(VENV)/.installed
 	$(BIN)/ptm-ray bench tune_configs/suites/local.toml --data-root $(DATA_ROOT) --out docs/bench/local
 	$(BIN)/python -m benchmarks.readme docs/bench/local
 
-# Modules are compiled when they are first imported: most of them never are.
-PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 # torch goes first: the rest then finds it present and brings no second build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
