@@ -13,6 +13,8 @@ distill: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@$(MAKE) --no-print-directory --jobs 2 lint pytest
 
+# Some two hundred processes start, each of which would compile this package anew where none may write bytecode.
+pytest: export PYTHONDONTWRITEBYTECODE =
 pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
