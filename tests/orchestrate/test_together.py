@@ -34,8 +34,22 @@ def images_in(folder):
     return torch.load(folder.checkpoint_path, weights_only=True)["learner"]["images"]
 
 
+class Steps:
+    """A watcher that keeps how many outer steps it was told are done, each time."""
+
+    def __init__(self):
+        self.done = []
+
+    def update(self, stage, done, total, words=""):
+        if stage == "distilling":
+            self.done.append(done)
+
+
 def test_two_matchers_give_the_set_of_a_team_of_two(experts, tmp_path):
-    made = ptm.distill(small_dataset(), out=tmp_path / "out", experts_dir=experts[0], **SETTINGS, matchers=2)
+    steps = Steps()
+    where = {"out": tmp_path / "out", "experts_dir": experts[0], "watcher": steps}
+    made = ptm.distill(small_dataset(), **where, **SETTINGS, matchers=2)
+    assert steps.done == list(range(1, SETTINGS["outer_steps"] + 1))
     problem = small_problem(matchers=2)
     first, _ = together(problem, tmp_path, InMemory(problem), 2)
     kept = ptm.SyntheticSet.load(made.set)
