@@ -21,6 +21,10 @@ class Split:
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
 
+    def __post_init__(self) -> None:
+        # In one order in memory: sums over pixels round by it, and equal images would give unequal networks.
+        object.__setattr__(self, "images", np.ascontiguousarray(self.images))
+
     def __len__(self) -> int:
         return len(self.labels)
 

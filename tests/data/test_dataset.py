@@ -153,3 +153,11 @@ def of_labels(*labels):
 def test_splits_and_classes_that_do_not_fit_together_are_refused(changes, words):
     with pytest.raises(DataError, match=words):
         check(dataset(**changes))
+
+
+def test_images_lie_in_one_order_in_memory_however_they_were_made():
+    planar = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4).transpose(0, 2, 3, 1)
+    split = Split(planar, np.array([0, 1]))
+    assert np.array_equal(split.images, planar)
+    assert split.images.flags.c_contiguous
+    assert not planar.flags.c_contiguous
