@@ -1,6 +1,7 @@
 """Where compiled loops are kept."""
 
 import importlib.util
+import sys
 
 import numba
 import numpy as np
@@ -19,6 +20,8 @@ def doubled(x):
 def load(tmp_path, monkeypatch):
     """A compiled function of a module that lies in a folder."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    # Sources of one size, written within a second, are one to Python, which would run the first's bytecode.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def load(folder, factor=2):
         file = tmp_path / folder / "small.py"
