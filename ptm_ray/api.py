@@ -22,6 +22,8 @@ from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import RECIPE
 from ptm_ray.store.artefact import SyntheticSet as SyntheticSet
 from ptm_ray.store.checkpoints import RunFolder
+from ptm_ray.store.export import Form
+from ptm_ray.store.export import export as write_export
 from ptm_ray.store.places import Place, cache
 
 if TYPE_CHECKING:
@@ -257,6 +259,21 @@ def audit(
     )
 
 
+def export(synthetic: str | Path, out: str | Path, to: Form = "pictures") -> SyntheticSet:
+    """Writes a set, or that of a run, as other tools take it into `out`, a folder that holds nothing yet.
+
+    `to`: "pictures" for class folders of PNG and a table of labels, "hub" for a dataset that Hugging Face reads.
+    Returns the set.
+    """
+    place, target = _place_of_set(synthetic), Place.of(out)
+    if place is None:
+        shown = Place.of(synthetic)
+        raise DataError(f"no synthetic set {shown}; give the folder or URL of a set of ours, or of its run")
+    if target.url is not None:
+        raise ConfigError(f"{target} is no folder of this machine; export into one, and carry that over")
+    return write_export(place, target.local, to)
+
+
 def held_sweep(out: str | Path) -> SweepConfig:
     """The sweep that a folder or URL holds, for `sweep` to go on with. Raises `ConfigError` where it holds none."""
     place = Place.of(out)
@@ -288,13 +305,22 @@ def _load_set(synthetic: SyntheticSet | str | Path) -> SyntheticSet | Path:
     """Our set, or the path of another's."""
     if isinstance(synthetic, SyntheticSet):
         return synthetic
+    found = _place_of_set(synthetic)
+    if found is not None:
+        return SyntheticSet.load(found)
     place, path = Place.of(synthetic), Path(synthetic)
-    for folder in (place, place / "set"):
-        folder.pull(RECIPE)
-        if (folder.local / RECIPE).is_file():
-            return SyntheticSet.load(folder)
     if place.url is not None:
         raise DataError(f"no synthetic set {place}; give the URL of a set of ours, or of its run")
     if not path.exists():
         raise DataError(f"no synthetic set {path}; give the folder of a set, or an npz, folder or table of images")
     return path
+
+
+def _place_of_set(synthetic: str | Path) -> Place | None:
+    """Where our set lies: there, or in the run that is there."""
+    place = Place.of(synthetic)
+    for folder in (place, place / "set"):
+        folder.pull(RECIPE)
+        if (folder.local / RECIPE).is_file():
+            return folder
+    return None

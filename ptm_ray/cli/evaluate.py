@@ -21,7 +21,7 @@ random real images of equal number and for full data.
 class Evaluate:
     """Flags of `evaluate`."""
 
-    set: Annotated[str, tyro.conf.Positional]
+    set: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET")]
     """Folder or s3:// URL of a set (or of its run); or another's: npz, class folders, or a table."""
     data: Annotated[str | None, SaysDefault] = None
     """Dataset to score on, as for distill (default: the one that the set was made from)."""

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ptm_ray import __version__
-from ptm_ray.cli import audit, bench, distill, doctor, evaluate, experts, submit, sweep
+from ptm_ray.cli import audit, bench, distill, doctor, evaluate, experts, export, submit, sweep
 from ptm_ray.cli.flags import one_line
 from ptm_ray.errors import ConfigError, PtmError, Terminated, WorkerFailed, did_you_mean
 
@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "sweep": (sweep.main, "search settings with Ray Tune: a table of trials, and the best one's set"),
     "bench": (bench.main, "compare methods on several datasets under one protocol"),
     "audit": (audit.main, "what a distillation gives away about who was in the training data"),
+    "export": (export.main, "a set as other tools take it: pictures in class folders, or for the Hugging Face hub"),
     "submit": (submit.main, "any of these as a job on a Ray cluster"),
     "doctor": (doctor.main, "what this machine has: versions, cores, memory, GPUs, Ray, datasets"),
 }

@@ -12,6 +12,7 @@ import torch
 
 import ptm_ray as ptm
 from ptm_ray.cli import main
+from ptm_ray.data.load import load_training_images
 from tests.files import write_dataset
 from tests.processes import environment_without_ray
 from tests.small import small_dataset
@@ -179,6 +180,10 @@ BAD = {
     "no run": (["audit", "nowhere"], "nowhere holds no finished run; give the folder that `ptm-ray distill` wrote to"),
     "run of unknown data": (["audit", "runs/a"], "made from 'cells', which is no dataset by name; pass --data"),
     "canaries": (["audit", "runs/a", "--data", "cells.npz", "--canaries", "5"], "cells can spare 30 of 120 training"),
+    "no set to export": (["export", "nowhere", "x"], "no synthetic set nowhere; give the folder or URL of a set"),
+    "export to a bucket": (["export", "runs/a", "s3://a/b"], "s3://a/b is no folder of this machine; export into one"),
+    "export onto something": (["export", "runs/a", "runs"], "runs is not empty; choose another folder"),
+    "form of an export": (["export", "runs/a", "x", "--to", "zip"], "pictures"),
     "another run": (["distill", "--data", "cells.npz", "--out", "runs/a"], "holds another run"),
 }
 
@@ -211,6 +216,19 @@ def assert_refused(code, out, err, message):
     assert message in err
 
 
+def test_a_set_is_exported_with_a_word_on_what_its_images_began_as(distilled, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    main.run(["export", "runs/a", "exported", "--json"])
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1]) == {"export": "exported", "images": 6}
+    assert "the images were started from real training images, which can be recognised" in err
+    assert len(list((folder / "exported" / "train").glob("*/*.png"))) == 6
+    # As another's set it is the one that it was.
+    again, _ = load_training_images(Path("exported"), 16)
+    made = ptm.SyntheticSet.load("runs/a")
+    assert sorted(map(bytes, again.images)) == sorted(map(bytes, made.pixels))
+
+
 def test_doctor_and_the_module_say_the_same(folder):
     ours = ptm_ray("doctor", "--json", cwd=folder)
     said = json.loads(ours.stdout.splitlines()[-1])
@@ -223,7 +241,7 @@ def test_doctor_and_the_module_say_the_same(folder):
 
 def test_help_names_every_command(folder):
     said = ptm_ray("--help", cwd=folder).stdout
-    for command in ("distill", "experts", "evaluate", "bench", "audit", "doctor"):
+    for command in ("distill", "experts", "evaluate", "bench", "audit", "export", "doctor"):
         assert command in said
 
 

@@ -1,0 +1,49 @@
+"""`ptm-ray export`: a set as other tools take it."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from ptm_ray.cli.flags import Switch, parse
+
+ABOUT = """Writes a synthetic set as other tools take it, into a folder of its own.
+
+pictures: train/CLASS/NUMBER.png, which torchvision's ImageFolder, Keras and fastai read, and labels.csv. They have
+eight bits; what was learned beyond those stays in the set's own Parquet file.
+hub: the set with its card as a README that Hugging Face reads: load_dataset(FOLDER) here, or after an upload.
+
+  ptm-ray export runs/pneumonia pneumonia-pictures
+"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Flags of `export`."""
+
+    set: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET")]
+    """Folder or s3:// URL of a set of ours, or of its run."""
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder to write, which holds nothing yet."""
+    to: Literal["pictures", "hub"] = "pictures"
+    """What to write."""
+    json: Switch = False
+    """Print one JSON object as the last line of standard output."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    asked = parse(Export, argv, tyro.MISSING_NONPROP, "export", ABOUT)
+    from ptm_ray import api
+    from ptm_ray.cli.show import last_line
+    from ptm_ray.report.card import started_from
+
+    made = api.export(asked.set, asked.out, asked.to)
+    print(f"{asked.to:<9}{asked.out}: {len(made.labels)} images of {len(made.class_names)} classes")
+    # Whoever is about to hand images on reads this once more.
+    began = started_from(made.recipe["initialisation"], made.recipe["outer_step"])
+    print(began.replace("**", "").replace("`", ""), file=sys.stderr)
+    if asked.json:
+        last_line({"export": asked.out, "images": len(made.labels)})
