@@ -64,6 +64,6 @@ def main(argv: Sequence[str]) -> None:
             watcher=bars,
         )
     scores_table(result.scores, f"{dataset.name}, {settings.ipc} images per class: test split, percent")
-    print(f"set      {result.set}\npicture  {result.set}/grid.png\ncurves   {result.curve}")
+    print(f"set      {result.set}\npicture  {result.set}/grid.png\ncurves   {result.curve}\npage     {result.page}")
     if asked.json:
         last_line(result.to_json())

@@ -91,7 +91,7 @@ def audit(
     # Pictures take a third of a second to import, which bad input need not wait for.
     from ptm_ray.report.run import write_audit
 
-    return AuditResult(write_audit(folder, result["scores"], findings), findings)
+    return AuditResult(write_audit(folder, result, findings), findings)
 
 
 def _predicted(

@@ -61,6 +61,11 @@ class DistillResult:
         """Where the picture of the run lies: loss, validation, end and overlap over outer steps."""
         return f"{str(self.set).removesuffix('set')}curve.png"
 
+    @property
+    def page(self) -> str:
+        """Where the page for a browser lies: card, images, course and cost of the run."""
+        return f"{str(self.set).removesuffix('set')}report.html"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: the last line of `ptm-ray distill --json`."""
         return {"set": str(self.set), "scores": self.scores, "cost": self.cost}

@@ -68,7 +68,10 @@ def test_report_and_card_say_what_was_found_and_the_set_is_as_it_was(audited):
         assert f"| {one['by']} | {counted} | {100 * one['auc']:.1f} %" in card
     assert "90 of the set's 90 images lie nearer to a training image" in report
     assert "a coin had been\nthrown for each of 30 training images" in card
+    page = (root / "run" / "report.html").read_text()
     assert "has not been audited" not in card
+    assert "has not been audited" not in page
+    assert "thrown for each of 30 training images" in page
     after = ptm.SyntheticSet.load(root / "run" / "set")
     assert after.recipe.pop("audit") == result.findings
     assert after.recipe == before.recipe

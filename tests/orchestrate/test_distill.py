@@ -1,6 +1,7 @@
 """The main job on a real cluster, from images to an evaluated set on disk."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,12 +40,16 @@ def test_the_folder_holds_set_card_pictures_and_result(made):
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert files == {
         *(f"set/{name}" for name in ("synthetic.parquet", "synthetic.npz", "recipe.json", "card.md", "grid.png")),
-        *("run.json", "result.json", "checkpoint.pt", "curve.png"),
+        *("run.json", "result.json", "checkpoint.pt", "curve.png", "report.html"),
     }
     for picture in (out / "set" / "grid.png", out / "curve.png"):
         shown = np.asarray(Image.open(picture).convert("L"))
         assert min(shown.shape) > 150
         assert shown.std() > 10
+    page = Path(result.page).read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert f"<td>{SETTINGS['outer_steps']}, of them 0 skipped</td>" in page
+    assert f"<td>{100 * result.scores['full']['accuracy']['mean']:.1f} ±" in page
     held = json.loads((out / "result.json").read_text())
     assert held["scores"] == result.scores
     assert len(held["rows"]) == SETTINGS["outer_steps"]
