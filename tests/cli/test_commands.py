@@ -225,7 +225,7 @@ def test_a_set_is_exported_with_a_word_on_what_its_images_began_as(distilled, fo
     assert len(list((folder / "exported" / "train").glob("*/*.png"))) == 6
     # As another's set it is the one that it was.
     again, _ = load_training_images(Path("exported"), 16)
-    made = ptm.SyntheticSet.load("runs/a")
+    made = ptm.SyntheticSet.load("runs/a/set")
     assert sorted(map(bytes, again.images)) == sorted(map(bytes, made.pixels))
 
 
