@@ -59,12 +59,15 @@ class DistillResult:
     @property
     def curve(self) -> str:
         """Where the picture of the run lies: loss, validation, end and overlap over outer steps."""
-        return f"{str(self.set).removesuffix('set')}curve.png"
+        return self._beside_the_set("curve.png")
 
     @property
     def page(self) -> str:
         """Where the page for a browser lies: card, images, course and cost of the run."""
-        return f"{str(self.set).removesuffix('set')}report.html"
+        return self._beside_the_set("report.html")
+
+    def _beside_the_set(self, name: str) -> str:
+        return f"{str(self.set).removesuffix('set')}{name}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the last line of `ptm-ray distill --json`."""

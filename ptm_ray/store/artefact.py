@@ -65,6 +65,11 @@ class SyntheticSet:
         one_hot: Floats = np.eye(len(self.class_names), dtype=np.float32)[self.labels]
         return one_hot if self.soft_labels is None else self.soft_labels
 
+    @property
+    def pictures(self) -> npt.NDArray[np.uint8]:
+        """The pixels in MedMNIST's and Pillow's shape: no channel axis for grayscale."""
+        return self.pixels[..., 0] if self.pixels.shape[3] == 1 else self.pixels
+
     def save(self, folder: Path) -> None:
         """Writes `synthetic.parquet`, `synthetic.npz`, `recipe.json`, and `zca.npy` where there is a matrix."""
         with atomic.replacing(folder / "synthetic.parquet") as temporary:
@@ -73,7 +78,7 @@ class SyntheticSet:
         with atomic.replacing(folder / "synthetic.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
-                train_images=self._squeezed(),
+                train_images=self.pictures,
                 train_labels=labels,
                 class_names=np.array(self.class_names),
             )
@@ -106,13 +111,9 @@ class SyntheticSet:
         recipe.pop("format", None)
         return cls(images, pixels, labels, soft, recipe, zca)
 
-    def _squeezed(self) -> npt.NDArray[np.uint8]:
-        """MedMNIST's shape: no channel axis for grayscale."""
-        return self.pixels[..., 0] if self.pixels.shape[3] == 1 else self.pixels
-
     def _table(self) -> pa.Table:
         names = self.class_names
-        cells = [{"bytes": _png(picture), "path": None} for picture in self._squeezed()]
+        cells = [{"bytes": _png(picture), "path": None} for picture in self.pictures]
         flat = self.images.reshape(len(self.images), -1)
         columns = {
             "image": pa.array(cells, type=pa.struct([("bytes", pa.binary()), ("path", pa.string())])),

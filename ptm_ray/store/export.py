@@ -57,17 +57,16 @@ def class_folders(names: Sequence[str]) -> list[str]:
 
 def _pictures(made: SyntheticSet, source: Path, whole: Path) -> None:
     folders = class_folders(made.class_names)
-    with_soft = made.soft_labels is not None
+    soft = [[]] * len(made.labels) if made.soft_labels is None else made.soft_labels.tolist()
     rows = []
-    for number, (picture, label) in enumerate(zip(made.pixels, made.labels, strict=True)):
+    for number, (picture, label) in enumerate(zip(made.pictures, made.labels, strict=True)):
         path = Path("train") / folders[label] / f"{number:04}.png"
         (whole / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(whole / path)
-        soft = made.probabilities[number].tolist() if with_soft else []
-        rows.append([path.as_posix(), int(label), made.class_names[label], *soft])
+        Image.fromarray(picture).save(whole / path)
+        rows.append([path.as_posix(), int(label), made.class_names[label], *soft[number]])
     with (whole / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        soft_names = [f"soft {name}" for name in made.class_names] if with_soft else []
+        soft_names = [] if made.soft_labels is None else [f"soft {name}" for name in made.class_names]
         writer.writerows([["file", "label", "class", *soft_names], *rows])
     _copy(source, whole, RECIPE, "card.md")
 
