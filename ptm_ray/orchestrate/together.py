@@ -103,7 +103,6 @@ def distil_together(
     size: int,
     budget_s: float | None,
     show: Callable[[Row], None],
-    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
 ) -> None:
     """Takes the run in `folder` to its end, on `size` workers of one CPU each; its checkpoint is there after.
 
@@ -120,7 +119,7 @@ def distil_together(
             "buffer": buffer,
             "evaluators": evaluators,
             "budget_s": budget_s,
-            "checkpoint_every_s": checkpoint_every_s,
+            "checkpoint_every_s": CHECKPOINT_EVERY_S,
             "held": held,
             "board": board,
         },

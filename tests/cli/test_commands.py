@@ -201,7 +201,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(case, folder, monkeypatch, 
 
 
 @pytest.mark.usefixtures("distilled")
-@pytest.mark.parametrize("case", ["no such command", "schedule", "too many images", "another run"])
+@pytest.mark.parametrize("case", ["no such command", "too many images"])
 def test_the_installed_command_refuses_it_too(case, folder):
     words, message = BAD[case]
     said = ptm_ray(*words, cwd=folder)

@@ -66,6 +66,7 @@ def main(folder):
         small_dataset(),
         out=folder / "sweep",
         experts_dir=experts,
+        workers=1,
     )
     seen["trials"], seen["failed"] = swept.trials, swept.failed
 

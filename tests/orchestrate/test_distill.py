@@ -73,7 +73,7 @@ def test_the_set_is_what_was_learned_and_says_how(made):
 def test_the_same_call_again_goes_on_and_gives_the_same_set(made, tmp_path):
     out, result, experts = made
     before = (result.set / "synthetic.parquet").read_bytes()
-    again = ptm.distill(small_dataset(), out=out, experts_dir=experts, **SETTINGS)
+    again = ptm.distill(small_dataset(), out=out, experts_dir=experts, workers=1, **SETTINGS)
     assert (again.set / "synthetic.parquet").read_bytes() == before
     assert again.scores == result.scores
 
@@ -89,7 +89,7 @@ def test_another_run_is_refused_its_folder_and_nothing_is_lost(made):
 def test_noise_is_said_on_the_card(made, tmp_path):
     _, _, experts = made
     settings = {**SETTINGS, "images": {"init": "noise"}, "outer_steps": 1}
-    result = ptm.distill(small_dataset(), out=tmp_path, experts_dir=experts, **settings)
+    result = ptm.distill(small_dataset(), out=tmp_path, experts_dir=experts, workers=1, **settings)
     assert "Gaussian noise" in (result.set / "card.md").read_text()
     assert ptm.SyntheticSet.load(result.set).recipe["initialisation"] == "noise"
 
@@ -98,7 +98,7 @@ def test_a_set_of_natural_frequencies_is_scored_and_its_card_says_that_it_is_rea
     _, _, experts = made
     settings = {**SETTINGS, "images": {"init": "real-natural"}, "outer_steps": 0}
     data = small_dataset()
-    result = ptm.distill(data, out=tmp_path, experts_dir=experts, **settings)
+    result = ptm.distill(data, out=tmp_path, experts_dir=experts, workers=1, **settings)
     assert result.cost["outer_steps"] == 0
     assert result.scores["synthetic"]["balanced_accuracy"]["n"] == 2
     kept = ptm.SyntheticSet.load(result.set)
@@ -109,7 +109,7 @@ def test_a_set_of_natural_frequencies_is_scored_and_its_card_says_that_it_is_rea
     assert "2 images per class on average" in card
     assert "are real training images** (`real-natural`), as they are" in card
     assert {"set", "curve.png", "result.json"} <= {path.name for path in tmp_path.iterdir()}
-    again = ptm.distill(data, out=tmp_path, experts_dir=experts, **settings)
+    again = ptm.distill(data, out=tmp_path, experts_dir=experts, workers=1, **settings)
     assert again.scores == result.scores
 
 
@@ -121,12 +121,12 @@ def test_more_workers_than_cpus_are_refused_with_what_there_is(tmp_path):
 def test_any_set_is_evaluated_ours_or_anothers(made, tmp_path):
     _, result, _ = made
     data = small_dataset()
-    ours = ptm.evaluate(result.set, data, networks=("convnet", "vit"), seeds=1, evaluation={"full_steps": 2})
+    ours = ptm.evaluate(result.set, data, networks=("convnet", "vit"), seeds=1, workers=1, evaluation={"full_steps": 2})
     assert list(ours["by_network"]) == ["convnet", "vit"]
     rows = np.concatenate([np.flatnonzero(data.train.labels == label)[:2] for label in range(3)])
     np.savez(tmp_path / "other.npz", train_images=data.train.images[rows], train_labels=data.train.labels[rows])
     quick = {"evaluation": {"steps": 5, "full_steps": 2, "random_draws": 1}, "network": SETTINGS["network"]}
-    other = ptm.evaluate(tmp_path / "other.npz", data, seeds=2, **quick)
+    other = ptm.evaluate(tmp_path / "other.npz", data, seeds=2, workers=1, **quick)
     assert other["scores"]["synthetic"]["balanced_accuracy"]["n"] == 2
 
 

@@ -65,12 +65,6 @@ def test_a_submitted_script_distils_on_the_cluster_it_was_given_to(submit, tmp_p
     assert (tmp_path / "run" / "set" / "synthetic.parquet").exists()
 
 
-def test_a_submitted_command_fails_with_its_message(submit):
-    status, log = submit(f"{sys.executable} -m ptm_ray distill --data pneumonia_mnist")
-    assert status == JobStatus.FAILED
-    assert "did you mean 'pneumoniamnist'" in log
-
-
 def ptm_submit(ray_cluster, *words, **options):
     known = environment_without_ray()
     address = f"http://{ray_cluster['webui_url']}"

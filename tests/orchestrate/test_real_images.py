@@ -17,7 +17,7 @@ SMALL = {
 @pytest.mark.parametrize(("name", "channels"), [("pneumoniamnist", 1), ("wbc_32", 3)])
 def test_real_images_become_an_evaluated_set(real_data, tmp_path, name, channels):
     data = ptm.load_dataset(real_data / f"{name}.npz")
-    result = ptm.distill(data, out=tmp_path / "run", experts_dir=tmp_path / "experts", ipc=2, **SMALL)
+    result = ptm.distill(data, out=tmp_path / "run", experts_dir=tmp_path / "experts", workers=1, ipc=2, **SMALL)
     kept = ptm.SyntheticSet.load(result.set)
     assert kept.images.shape == (2 * data.num_classes, channels, data.resolution, data.resolution)
     assert np.bincount(kept.labels).tolist() == [2] * data.num_classes

@@ -135,7 +135,7 @@ def test_any_candidate_may_be_kept_the_first_included(tmp_path):
     assert not torch.equal(run.result().images, run.learner.result().images)
 
 
-@pytest.mark.parametrize(("later_share", "outer_steps"), [(0.0, 120), (0.9, 240)])
+@pytest.mark.parametrize(("later_share", "outer_steps"), [(0.0, 40), (0.9, 160)])
 def test_scoring_takes_about_a_fifth_of_the_work_however_segments_are_mixed(tmp_path, later_share, outer_steps):
     schedule = {"start": 0, "end_min": 1, "length": 1, "growth": outer_steps, "later_share": later_share}
     student = {"steps_per_snapshot": 4.0, "steps_min": 2, "steps_max": 20, "batch_size": 6}
