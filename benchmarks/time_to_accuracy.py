@@ -114,6 +114,7 @@ def _published(problem: Any, trajectories: list[list[Any]], minutes: float, rate
     import torch
     from torch.nn.functional import one_hot
 
+    from ptm_ray.evaluation.metrics import hits
     from ptm_ray.stages.scoring import Evaluator
     from ptm_ray.stages.selection import balanced_accuracy
 
@@ -136,7 +137,8 @@ def _published(problem: Any, trajectories: list[list[Any]], minutes: float, rate
         started = time.perf_counter()
     settings = problem.config.evaluation
     tested = evaluator.test("convnet", [made], evaluator.recipe(settings.steps), range(settings.seeds))
-    test = statistics.fmean(metrics["balanced_accuracy"] for metrics in tested)
+    truth = problem.tensors("test")[1]
+    test = statistics.fmean(balanced_accuracy(hits(shares, truth), truth) for shares in tested)
     return {"best": best, "reached_s": reached, "steps": steps, "test": test}
 
 

@@ -1,6 +1,8 @@
 """Scores of predicted probabilities, by torchmetrics."""
 
+import threading
 import warnings
+from typing import Any
 
 import torch
 
@@ -9,6 +11,28 @@ from ptm_ray.data.torchvision_guard import guard
 
 #: Those that are one number; recall per class comes beside them.
 NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "calibration_error")
+#: Two threads that load it at once would declare the same operators twice.
+_loads = threading.Lock()
+
+
+def _torchmetrics() -> Any:
+    """Its classification metrics. They take five seconds to load, with scipy and torchvision, which workers need not
+    wait for: hence not at the top.
+    """
+    with _loads:
+        guard()
+        from torchmetrics.functional import classification
+
+        return classification
+
+
+def load_ahead() -> threading.Thread:
+    """Begins to load what `score` needs, for a process that waits for others meanwhile; `join` what it returns, or call
+    `score` at once.
+    """
+    thread = threading.Thread(target=_torchmetrics, daemon=True)
+    thread.start()
+    return thread
 
 
 def _telling_nothing_if_diverged(probabilities: Tensor) -> tuple[Tensor, bool]:
@@ -29,10 +53,7 @@ def score(probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) 
     15 bins. A class that the labels lack counts in none of the means (torchmetrics would count it as 0). `diverged` is
     1 for a network whose probabilities are not finite; it is scored as one that tells nothing apart.
     """
-    guard()
-    # Here and not above: torchmetrics takes seconds to load, which those who train need not wait for.
-    from torchmetrics.functional import classification as tm
-
+    tm = _torchmetrics()
     classes = probabilities.shape[1]
     probabilities, diverged = _telling_nothing_if_diverged(probabilities)
     predicted = probabilities.argmax(1)

@@ -19,11 +19,12 @@ from ptm_ray.config import DistillConfig
 from ptm_ray.config.suite import FULL, Cell, SuiteConfig
 from ptm_ray.data import MedicalDataset, load_dataset
 from ptm_ray.errors import PtmError
+from ptm_ray.evaluation import metrics
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import Nobody, Watcher, experts_alone
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import device_with
-from ptm_ray.stages.cell import Score, run_cell
+from ptm_ray.stages.cell import Cost, Tested, run_cell, scores
 from ptm_ray.stages.experts import store_of
 from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
@@ -138,7 +139,7 @@ def _run_cell(
     asked: SuiteConfig,
     cell: Cell,
     device: str,
-) -> list[Score]:
+) -> tuple[list[Tested], Cost]:
     """A cell, in a process whose peak of memory is then its own."""
     torch.set_num_threads(1)
     keep_memory()
@@ -179,7 +180,10 @@ class _Runner:
     def run(self, todo: list[_Task], workers: int) -> None:
         """Experts first, on all CPUs; then a cell on each."""
         held = {task.problem.dataset.fingerprint: [ray.put(task.problem.dataset)] for task in todo}
+        loading = metrics.load_ahead()
         buffers, experts_s = self._experts(todo, workers)
+        # Cells have their time, and share it with nobody.
+        loading.join()
         waiting = [task for task in todo if task.experts in buffers]
         running: dict[Any, _Task] = {}
         remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_calls=1, max_retries=0)(_run_cell)
@@ -226,7 +230,7 @@ class _Runner:
         self, task: _Task, ref: Any, buffers: dict[str, TrajectoryBuffer], experts_s: dict[str, float | None]
     ) -> None:
         try:
-            scores: list[Score] = ray.get(ref)
+            tested, cost = ray.get(ref)
         except RayTaskError as error:
             self._failed(task.cell, error.cause if isinstance(error.cause, Exception) else error)
             return
@@ -243,7 +247,7 @@ class _Runner:
             "buffer_bytes": buffer_bytes if learned else 0,
             "fingerprint": task.fingerprint,
         }
-        self._table.put({**about, **score} for score in scores)
+        self._table.put({**about, **score} for score in scores(tested, cost, task.problem.dataset))
         with contextlib.suppress(OSError):
             self._folder(task).remove()
 

@@ -18,7 +18,7 @@ from ptm_ray.config import DistillConfig
 from ptm_ray.core.nets.convnet import default_depth
 from ptm_ray.data import MedicalDataset
 from ptm_ray.errors import ConfigError, WorkerFailed
-from ptm_ray.evaluation.metrics import score
+from ptm_ray.evaluation.metrics import load_ahead, score
 from ptm_ray.evaluation.protocol import Kind, jobs
 from ptm_ray.orchestrate import evaluators
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
@@ -286,6 +286,7 @@ def _evaluation(
     def show(done: int, total: int) -> None:
         watcher.update("evaluating", done, total, f"{done} of {total} networks")
 
+    load_ahead()
     found = evaluators.predict(crew, todo, synthetic, problem.config.ipc, show)
     labels = torch.tensor(problem.dataset.test.labels)
     return [(job, score(torch.tensor(shares), labels)) for job in todo for shares in found[job]]

@@ -1,16 +1,23 @@
-"""One cell of a benchmark in one process: distil within the budget, then score the set under every condition."""
+"""One cell of a benchmark in one process: distil within the budget, then test the set under every condition.
 
-import json
+What the networks predict is scored in another process, one for all cells: what that takes to load would cost each cell
+five seconds, and count in its peak of memory.
+"""
+
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ptm_ray.config.suite import FULL, Cell, Condition, SuiteConfig
 from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.trajectory import TrajectorySource
+from ptm_ray.data import MedicalDataset
+from ptm_ray.evaluation.metrics import score
 from ptm_ray.evaluation.protocol import TrainingSet
 from ptm_ray.evaluation.train import TrainRecipe
 from ptm_ray.stages.distill import Distillation
@@ -22,31 +29,84 @@ from ptm_ray.stages.staged_matching import subset_rows
 from ptm_ray.store import atomic
 from ptm_ray.store.checkpoints import RunFolder
 
-#: One trained network: condition, network, evaluation_seed and its metrics.
+#: One trained network: condition, network, evaluation_seed, its metrics, and what its cell cost.
 Score = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """One trained network, and its class probabilities for the test split: (n, classes) float32."""
+
+    condition: Condition
+    network: str
+    evaluation_seed: int
+    shares: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a finished cell took; of cycles of overlap mitigation, where there can be some."""
+
+    distillation_s: float
+    outer_steps: int
+    peak_memory_bytes: int
+    mitigated: dict[str, float | int]
 
 
 def run_cell(
     problem: Problem, trajectories: TrajectorySource, folder: RunFolder, asked: SuiteConfig, cell: Cell
-) -> list[Score]:
-    """Every score of a cell, with what it cost.
+) -> tuple[list[Tested], Cost]:
+    """Every network that tests a cell's set, and what the cell cost.
 
-    A cell that was stopped goes on from its folder's checkpoint. `peak_memory_bytes` is that of this process, of the
-    GPU where it works on one.
+    A cell that was stopped goes on from its folder's checkpoint. Its peak of memory is that of this process, of the GPU
+    where it works on one.
     """
-    scoring = CellScoring(problem, asked)
+    testing = CellTesting(problem, asked)
     if asked.kind(cell.method) == FULL:
-        scores, cost = list(scoring.full()), {"distillation_s": 0.0, "outer_steps": 0}
-    else:
-        run = Distillation(problem, trajectories, InlineScorer(scoring.evaluator), folder)
-        early = folder.root / "equal-steps.json"
-        for _ in run.run(None if asked.budget_minutes is None else 60 * asked.budget_minutes):
-            if run.step == asked.equal_steps and "equal-steps" in asked.conditions:
-                atomic.write_text(early, json.dumps(list(scoring.of("equal-steps", run.result()))))
-        scores = list(scoring.finished(run.result(), learned=run.step > 0))
-        scores += json.loads(early.read_text()) if early.exists() else []
-        cost = {"distillation_s": run.elapsed_s, "outer_steps": run.step, **_mitigated(run.cycles)}
-    return [{**score, **cost, "peak_memory_bytes": peak_memory(problem.device)} for score in scores]
+        tested = list(testing.full())
+        return tested, Cost(0.0, 0, peak_memory(problem.device), {})
+    run = Distillation(problem, trajectories, InlineScorer(testing.evaluator), folder)
+    early = folder.root / "equal-steps.npz"
+    for _ in run.run(None if asked.budget_minutes is None else 60 * asked.budget_minutes):
+        if run.step == asked.equal_steps and "equal-steps" in asked.conditions:
+            _keep(early, testing.of("equal-steps", run.result()))
+    tested = list(testing.finished(run.result(), learned=run.step > 0))
+    tested += _kept(early, "equal-steps") if early.exists() else []
+    return tested, Cost(run.elapsed_s, run.step, peak_memory(problem.device), _mitigated(run.cycles))
+
+
+def scores(tested: Sequence[Tested], cost: Cost, dataset: MedicalDataset) -> Iterator[Score]:
+    """The rows of the table that networks tested on the dataset's test split make."""
+    labels = torch.tensor(dataset.test.labels)
+    present = sorted({int(label) for label in dataset.test.labels})
+    for one in tested:
+        metrics = score(torch.tensor(one.shares), labels)
+        recalls = [metrics[f"recall_{label}"] for label in present]
+        yield {
+            "condition": one.condition,
+            "network": one.network,
+            "evaluation_seed": one.evaluation_seed,
+            **{name: value for name, value in metrics.items() if not name.startswith("recall_")},
+            "worst_recall": min(recalls),
+            "recalls": recalls,
+            "distillation_s": cost.distillation_s,
+            "outer_steps": cost.outer_steps,
+            **cost.mitigated,
+            "peak_memory_bytes": cost.peak_memory_bytes,
+        }
+
+
+def _keep(path: Path, tested: Iterator[Tested]) -> None:
+    """What networks of one condition predict, into a file."""
+    arrays: dict[str, Any] = {f"{one.network}.{one.evaluation_seed}": one.shares for one in tested}
+    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _kept(path: Path, condition: Condition) -> list[Tested]:
+    with np.load(path, allow_pickle=False) as held:
+        names = [(*name.rsplit(".", 1), held[name]) for name in held.files]
+    return [Tested(condition, network, int(seed), shares) for network, seed, shares in names]
 
 
 def _mitigated(cycles: list[CycleRow]) -> dict[str, float | int]:
@@ -56,23 +116,22 @@ def _mitigated(cycles: list[CycleRow]) -> dict[str, float | int]:
     return {"cycles": len(cycles), "cycles_kept": len(kept), **means}
 
 
-class CellScoring:
-    """Trains and scores the evaluation networks of a cell."""
+class CellTesting:
+    """Trains the evaluation networks of a cell, which predict the test split."""
 
     def __init__(self, problem: Problem, asked: SuiteConfig) -> None:
         self.evaluator = Evaluator(problem)
         self._settings, self._asked = problem.config.evaluation, asked
         self._subsets = problem.config.subsets.count
-        self._tested = sorted({int(label) for label in problem.dataset.test.labels})
 
-    def full(self) -> Iterator[Score]:
+    def full(self) -> Iterator[Tested]:
         """Of networks trained on all training images."""
         recipe = self.evaluator.recipe(self._settings.full_steps)
         yield from self._train("unified", [self.evaluator.full_set()], recipe)
         if "no-augmentation" in self._asked.conditions:
             yield from self._train("no-augmentation", [self.evaluator.full_set()], replace(recipe, ops=()))
 
-    def finished(self, made: Synthetic, *, learned: bool) -> Iterator[Score]:
+    def finished(self, made: Synthetic, *, learned: bool) -> Iterator[Tested]:
         """Of a set as it is handed on; `learned` where it is more than the images that it began as."""
         soft = made.label_logits is not None
         skipped = {"equal-steps", *(() if soft else ("hard-labels", "twin")), *(() if learned else ("published",))}
@@ -80,7 +139,7 @@ class CellScoring:
             if condition not in skipped:
                 yield from self.of(condition, made)
 
-    def of(self, condition: Condition, made: Synthetic) -> Iterator[Score]:
+    def of(self, condition: Condition, made: Synthetic) -> Iterator[Tested]:
         """Of a set under one condition."""
         recipe = self.evaluator.recipe(self._settings.steps)
         train_on: TrainingSet = (made.images, made.labels())
@@ -115,17 +174,9 @@ class CellScoring:
         train_on: Sequence[TrainingSet],
         recipe: TrainRecipe,
         seeds: tuple[int, ...] | None = None,
-    ) -> Iterator[Score]:
+    ) -> Iterator[Tested]:
         count = self._settings.seeds if condition == "unified" else self._asked.extra_seeds
         seeds = tuple(range(count)) if seeds is None else seeds
         for network in self._settings.networks:
-            for seed, metrics in zip(seeds, self.evaluator.test(network, train_on, recipe, seeds), strict=True):
-                recalls = [metrics[f"recall_{label}"] for label in self._tested]
-                yield {
-                    "condition": condition,
-                    "network": network,
-                    "evaluation_seed": seed,
-                    **{name: value for name, value in metrics.items() if not name.startswith("recall_")},
-                    "worst_recall": min(recalls),
-                    "recalls": recalls,
-                }
+            for seed, shares in zip(seeds, self.evaluator.test(network, train_on, recipe, seeds), strict=True):
+                yield Tested(condition, network, seed, shares.cpu().numpy())

@@ -13,7 +13,7 @@ from ptm_ray.core.sgd import Sgd
 from ptm_ray.core.synthetic import Synthetic, balanced_rows
 from ptm_ray.core.types import Float, Tensor
 from ptm_ray.errors import NotEnoughImages
-from ptm_ray.evaluation.metrics import hits, score
+from ptm_ray.evaluation.metrics import hits
 from ptm_ray.evaluation.protocol import Job, TrainingSet, streams, train_and_predict
 from ptm_ray.evaluation.train import Training, TrainRecipe, predict, trainer
 from ptm_ray.stages.problem import Problem
@@ -98,12 +98,11 @@ class Evaluator:
 
     def test(
         self, network: str, train_on: Sequence[TrainingSet], recipe: TrainRecipe, seeds: Sequence[int]
-    ) -> list[dict[str, float]]:
-        """Metrics on the test split of a fresh network of this architecture for each seed, trained on these one after
-        another.
+    ) -> list[Float[Tensor, "n classes"]]:
+        """Class probabilities for the test split, of a fresh network of this architecture for each seed, trained on
+        these one after another.
         """
-        images, labels = self._real("test")
-        return [score(shares, labels) for shares in self._predictions(network, train_on, images, recipe, seeds)]
+        return self._predictions(network, train_on, self._real("test")[0], recipe, seeds)
 
     def _predictions(
         self, name: str, train_on: Sequence[TrainingSet], images: Tensor, recipe: TrainRecipe, seeds: Sequence[int]

@@ -1,7 +1,6 @@
-"""A cell of a benchmark in one process: what is scored, on which images and labels, by which recipe."""
+"""A cell of a benchmark: what is tested and scored, on which images and labels, by which recipe."""
 
-import json
-
+import numpy as np
 import pytest
 import torch
 
@@ -26,7 +25,8 @@ def run(folder, method, **changes):
     asked = SuiteConfig.of({**ASKED, **changes})
     (cell,) = (cell for cell in asked.cells() if cell.method == method and cell.seed == 0)
     problem = Problem(small_dataset(), asked.config(cell)).check()
-    return problem, stage.run_cell(problem, InMemory(problem), RunFolder(folder), asked, cell)
+    tested, cost = stage.run_cell(problem, InMemory(problem), RunFolder(folder), asked, cell)
+    return problem, list(stage.scores(tested, cost, problem.dataset))
 
 
 @pytest.fixture
@@ -109,13 +109,13 @@ def test_images_as_they_are_have_nothing_learned_to_be_scored(tmp_path):
 
 def test_subsets_are_published_one_after_another_and_unified_at_once(tmp_path, monkeypatch):
     seen = {}
-    whole = stage.CellScoring._train
+    whole = stage.CellTesting._train
 
     def noted(self, condition, train_on, recipe, seeds=None):
         seen[condition] = train_on
         return whole(self, condition, train_on, recipe, seeds)
 
-    monkeypatch.setattr(stage.CellScoring, "_train", noted)
+    monkeypatch.setattr(stage.CellTesting, "_train", noted)
     settings = {**SETTINGS, "schedule": {"kind": "random"}, "outer_steps": 4}
     run(tmp_path, "pdd", methods=["pdd"], settings=settings)
     ((images, labels),) = seen["unified"]
@@ -149,10 +149,11 @@ def test_a_stopped_cell_goes_on_and_remembers_its_score_at_equal_steps(tmp_path,
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage.CellScoring, "finished", stop)
+        patch.setattr(stage.CellTesting, "finished", stop)
         with pytest.raises(Stopped):
             run(tmp_path / "parts", "ptm")
-    assert json.loads((tmp_path / "parts" / "equal-steps.json").read_text())[0]["condition"] == "equal-steps"
+    with np.load(tmp_path / "parts" / "equal-steps.npz") as held:
+        assert held.files == ["convnet.0"]
     _, parts = run(tmp_path / "parts", "ptm")
     clocks = {"distillation_s", "peak_memory_bytes"}
     plain = [[{k: v for k, v in score.items() if k not in clocks} for score in scores] for scores in (whole, parts)]
