@@ -19,7 +19,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,12 @@ class Stand:
     def process_id(self) -> int:
         return 0
 
-    def train_expert(self, expert: int, experts_root: Place) -> Iterator[np.ndarray]:
+    def train_experts(self, experts: Sequence[int], experts_root: Place) -> Iterator[np.ndarray]:
         """No training."""
         # One by one: Ray sends answers into a streaming task, which a list's own iterator can't take.
-        for vector in self._vectors:  # noqa: UP028
-            yield vector
+        for vector in self._vectors:
+            for _ in experts:
+                yield vector
 
 
 class Sleeper:

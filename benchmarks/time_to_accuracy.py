@@ -152,7 +152,8 @@ def ours(dataset: Any, ipc: int, score: float, minutes: float, natural: bool) ->
         settings = {"experts": {"balanced": not natural}, "evaluation": {"compare_with": ()}}
         ptm.distill(dataset, **places, ipc=ipc, budget_minutes=minutes, **settings)
         told = json.loads((out / "result.json").read_text())
-    ends = [0.0, *(row["elapsed_s"] for row in told["rows"])]
+    # A row is of the outer step that began then, with the set that its number of steps had made.
+    ends = [*(row["elapsed_s"] for row in told["rows"]), told["cost"]["distillation_s"]]
     tried = [(found["balanced_accuracy"], ends[found["outer_step"]]) for found in told["validation"]]
     when = next((seconds for balanced, seconds in tried if balanced >= score), None)
     experts_s = told["cost"]["experts_s"]

@@ -164,13 +164,13 @@ class Workers:
         self._crew = self._until_stopped.enter_context(Crew.start(ray.put(problem), os.cpu_count() or 1))
 
     def seconds(self, networks: int) -> float:
-        """For so many, until all are scored."""
+        """For so many, until all have said what they see in the test images."""
         from ptm_ray.evaluation.protocol import jobs
-        from ptm_ray.orchestrate.evaluators import evaluate
+        from ptm_ray.orchestrate.evaluators import predict
 
         todo = jobs(["synthetic"], ["convnet"], networks, 1)
         started = time.perf_counter()
-        evaluate(self._crew, todo, self._set, 1, lambda done, wanted: None)
+        predict(self._crew, todo, self._set, 1, lambda done, wanted: None)
         return time.perf_counter() - started
 
     def stop(self) -> None:
