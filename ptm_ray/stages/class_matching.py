@@ -102,7 +102,9 @@ class ParameterGradients:
         at, now, config = self._at, self._at.learner.synthetic, self._at.problem.config
         assert self._theta is not None
         draw = at.seeds.stream("inner batches", outer_step)
-        batches = inner_batches(len(now.images), config.student.batch_size, self._train_steps, at.ops, draw)
+        # DC augments nowhere.
+        ops = at.ops if self._settings.augment else ()
+        batches = inner_batches(len(now.images), config.student.batch_size, self._train_steps, ops, draw)
         lr = self._settings.network_lr
         self._theta = roll_out(at.network, self._theta, now.images, now.labels(), lr, batches)
 
