@@ -58,15 +58,19 @@ def split(classes: Int[Tensor, " n"], generator: torch.Generator) -> Halves:
 
 
 def reference(embedded: Float[Tensor, "real features"], half: int, draws: int, generator: torch.Generator) -> Reference:
-    """Bandwidth and mean MMD² of `draws` pairs of random halves of real images of one class."""
+    """Bandwidth and mean MMD² of `draws` pairs of random halves of real images of one class, `half` in each.
+
+    Where there are fewer, MMD² is that of smaller halves over as much as they are smaller: between halves of one kind
+    it falls as one over their size.
+    """
     bandwidth = median_bandwidth(embedded)
-    half = max(1, min(half, len(embedded) // 2))
+    wanted, half = half, max(1, min(half, len(embedded) // 2))
     numbers = []
     for _ in range(draws):
         order = torch.randperm(len(embedded), generator=generator)
         numbers.append(mmd2(embedded[order[:half]], embedded[order[half : 2 * half]], bandwidth))
     floor = torch.finfo(embedded.dtype).eps
-    return Reference(bandwidth, torch.stack(numbers).mean().clamp_min(floor))
+    return Reference(bandwidth, (torch.stack(numbers).mean() * half / max(1, wanted)).clamp_min(floor))
 
 
 def references(

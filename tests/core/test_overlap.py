@@ -10,6 +10,7 @@ from ptm_ray.core.overlap import (
     Phase,
     next_phase,
     overlap_ratio,
+    reference,
     references,
     separation_gradient,
     split,
@@ -47,6 +48,15 @@ def test_biased_mmd2_exists_at_one_point_a_side_and_the_unbiased_refuses_it():
     assert mmd2(x, y, torch.tensor(1.0, dtype=torch.float64)) > 0
     with pytest.raises(ValueError, match="two points a side"):
         mmd2(x, y, torch.tensor(1.0, dtype=torch.float64), unbiased=True)
+
+
+def test_a_reference_of_smaller_halves_is_that_of_halves_of_the_size_asked_for():
+    """Biased MMD² of halves of one kind falls as one over their size."""
+    large, small = (
+        torch.stack([reference(points(n, seed), 60, 8, torch.Generator().manual_seed(0)).mmd2 for seed in range(200)])
+        for n in (120, 40)
+    )
+    assert float(small.mean() / large.mean()) == pytest.approx(1, abs=0.1)
 
 
 def test_halves_are_disjoint_equal_and_drawn_anew():
