@@ -139,10 +139,11 @@ class Learner:
     def update(self, gradients: Gradients, position: Position, moving: Tensor | None = None) -> None:
         """One step of the optimiser, by gradients of a segment at `position`.
 
-        With `moving`, the images of all other rows stay as they are.
+        With `moving`, the images and labels of all other rows stay as they are.
         """
         now = self.synthetic
-        before = now.images.clone()
+        of_rows = [now.images, *([] if now.label_logits is None else [now.label_logits])]
+        before = [rows.clone() for rows in of_rows] if moving is not None else []
         downhill: list[Tensor | None] = [gradients.images, gradients.log_lr]
         if self.rates.by_segment:
             # None where the segment says nothing of it: momentum alone must not move it.
@@ -156,9 +157,9 @@ class Learner:
         if self._bounds is not None:
             torch.clamp(now.images, self._bounds[0], self._bounds[1], out=now.images)
         if moving is not None:
-            moved = now.images[moving].clone()
-            now.images.copy_(before)
-            now.images[moving] = moved
+            for rows, old in zip(of_rows, before, strict=True):
+                old[moving] = rows[moving]
+                rows.copy_(old)
         self.updates += 1
         if self.ema is not None:
             # Over the last tenth or so of a run that is still short: the start must not linger.
