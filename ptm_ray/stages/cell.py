@@ -67,9 +67,11 @@ def run_cell(
         return tested, Cost(0.0, 0, peak_memory(problem.device), {})
     run = Distillation(problem, trajectories, InlineScorer(testing.evaluator), folder)
     early = folder.root / "equal-steps.npz"
+    folder.place.pull(early.name)
     for _ in run.run(None if asked.budget_minutes is None else 60 * asked.budget_minutes):
         if run.step == asked.equal_steps and "equal-steps" in asked.conditions:
-            _keep(early, testing.of("equal-steps", run.result()))
+            _keep(early, testing.of("equal-steps", run.as_it_is()))
+            folder.place.push(early.name)
     tested = list(testing.finished(run.result(), learned=run.step > 0))
     tested += _kept(early, "equal-steps") if early.exists() else []
     return tested, Cost(run.elapsed_s, run.step, peak_memory(problem.device), _mitigated(run.cycles))

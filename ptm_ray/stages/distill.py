@@ -191,9 +191,13 @@ class Distillation:
                 "the student diverges on these experts; lower experts.lr or student.inner_lr, or take more snapshots"
             )
 
-    def _validate_now(self) -> float:
-        """The validation score of the set as it is, waited for."""
-        return self.selection.score_now(self.step, self.learner.result())
+    def _validate_now(self, at_least: float = 0.0) -> float:
+        """The validation score of the set as it is, waited for; below `at_least` it is not kept."""
+        return self.selection.score_now(self.step, self.learner.result(), at_least)
+
+    def as_it_is(self) -> Synthetic:
+        """The set after the outer steps so far, whatever `Selection` says of it; in mid-cycle, what that keeps."""
+        return self.result() if self.matcher.unfinished else self.learner.result()
 
     def checkpoint(self) -> None:
         """Writes all that the run needs to go on, once every candidate is scored."""

@@ -18,7 +18,7 @@ from ptm_ray.core.synthetic import class_rows
 from ptm_ray.core.types import Tensor
 from ptm_ray.stages.problem import Problem
 
-#: Real images of each class that the overlap is measured against.
+#: Real images of each class that the overlap is measured against, at the least, where there are so many.
 REAL_SAMPLE = 64
 #: Share of the outer steps that cycles may take.
 CYCLE_SHARE = 0.2
@@ -53,12 +53,13 @@ class _Before:
 class Mitigation:
     """Measures the overlap of the set every few outer steps and runs a cycle where it is too large.
 
-    `validate` scores the set as it is now on the validation split; a cycle that leaves it worse is undone.
+    `validate` scores the set as it is now on the validation split, and has none kept that scores below what it is
+    given; a cycle that leaves the set worse is undone.
     `validate_every`: outer steps between the run's own validations.
     """
 
     def __init__(
-        self, problem: Problem, network: Network, seeds: Seeds, validate: Callable[[], float], validate_every: int
+        self, problem: Problem, network: Network, seeds: Seeds, validate: Callable[[float], float], validate_every: int
     ) -> None:
         self._settings: OverlapSettings = problem.config.overlap
         cycle_steps = self._settings.separate_steps + self._settings.retrain_steps
@@ -70,7 +71,7 @@ class Mitigation:
         self._cycle = Cycle(Phase.MATCH, self._look_every)
         self._halves: Halves | None = None
         self._before: _Before | None = None
-        self._real = _real_sample(problem, seeds)
+        self._real = _real_sample(problem, max(REAL_SAMPLE, 2 * self._half), seeds)
         self.cycles: list[CycleRow] = []
 
     @property
@@ -90,7 +91,7 @@ class Mitigation:
         ratio = self._measure(learner, theta, halves, outer_step)
         if ratio < self._settings.threshold:
             self._halves = halves
-            self._before = _Before(learner.state_dict(), theta, outer_step, ratio, self._validate())
+            self._before = _Before(learner.state_dict(), theta, outer_step, ratio, self._validate(0.0))
             self._cycle = self._next(start=True)
         return ratio
 
@@ -123,7 +124,7 @@ class Mitigation:
         assert self._halves is not None
         before = self._before
         after = self._measure(learner, before.theta, self._halves, before.outer_step)
-        score = self._validate()
+        score = self._validate(before.validation)
         undone = score < before.validation
         number = self._cycle.number
         self.cycles.append(CycleRow(number, outer_step, before.overlap, after, before.validation, score, undone))
@@ -172,11 +173,11 @@ def applies(problem: Problem) -> bool:
     return settings.enabled and settings.weight > 0 and problem.config.ipc > 1 and several_real
 
 
-def _real_sample(problem: Problem, seeds: Seeds) -> dict[int, Tensor]:
+def _real_sample(problem: Problem, size: int, seeds: Seeds) -> dict[int, Tensor]:
     images, labels = problem.tensors("train")
     draw = seeds.stream("real sample")
     sample = {}
     for label in range(problem.dataset.num_classes):
         rows = class_rows(labels, label)
-        sample[label] = images[rows[torch.randperm(len(rows), generator=draw)[:REAL_SAMPLE]]]
+        sample[label] = images[rows[torch.randperm(len(rows), generator=draw)[:size]]]
     return sample

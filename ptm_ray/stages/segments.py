@@ -17,7 +17,7 @@ from ptm_ray.core.schedule import (
     Segment,
     student_steps,
 )
-from ptm_ray.core.synthetic import Position
+from ptm_ray.core.synthetic import ANYWHERE, Position
 from ptm_ray.core.types import Tensor
 from ptm_ray.stages.problem import Problem
 
@@ -87,7 +87,9 @@ class Segments:
         return self.covered(segment) / self._usually_covered
 
     def position(self, segment: Segment, progress: Progress) -> Position:
-        """What α is learned by."""
+        """What α is learned by; where all segments are progressive, by nothing: it would be learned twice over."""
+        if isinstance(self.schedule, Growing):
+            return ANYWHERE
         if isinstance(self.searched, Growing) and segment == self.searched.at(progress):
             return Position(progressive=1.0)
         return Position(along=2 * segment.start / self._config.experts.snapshots - 1)

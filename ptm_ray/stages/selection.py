@@ -88,7 +88,7 @@ class Selection:
 
     def __init__(self, scorer: Scorer, labels: Int[Tensor, " n"]) -> None:
         self._scorer, self._labels = scorer, labels
-        self._waiting: dict[int, tuple[int, dict[str, Any]]] = {}
+        self._waiting: dict[int, tuple[int, dict[str, Any], float]] = {}
         self._arrived: dict[int, Tensor] = {}
         self._submitted = 0
         #: Outer step of the candidate that was handed over last.
@@ -101,8 +101,8 @@ class Selection:
         """What sets can be compared by, of the one that is kept; nothing before the first came back."""
         return {} if self.kept is None else measures(self.kept.hits, self._labels)
 
-    def submit(self, outer_step: int, candidate: Synthetic) -> None:
-        """Hands a candidate over."""
+    def submit(self, outer_step: int, candidate: Synthetic, at_least: float = 0.0) -> None:
+        """Hands a candidate over; one that scores below `at_least` is not kept, whatever chance allows."""
         tag = self._submitted
         self._submitted += 1
         self.latest = outer_step
@@ -112,7 +112,7 @@ class Selection:
             "label_logits": candidate.label_logits,
             "tilts": candidate.tilts,
         }
-        self._waiting[tag] = (outer_step, learned)
+        self._waiting[tag] = (outer_step, learned, at_least)
         self._scorer.submit(tag, candidate)
 
     def collect(self, *, wait: bool) -> None:
@@ -122,10 +122,12 @@ class Selection:
         """
         self._arrived.update(self._scorer.collect(wait))
         while (tag := len(self.scores)) in self._arrived:
-            hits, (outer_step, learned) = self._arrived.pop(tag).to(self._labels.device), self._waiting.pop(tag)
+            hits = self._arrived.pop(tag).to(self._labels.device)
+            outer_step, learned, at_least = self._waiting.pop(tag)
             score = balanced_accuracy(hits, self._labels)
             self.scores.append((outer_step, score))
-            self._consider(Candidate(outer_step, score, hits, learned))
+            if score >= at_least:
+                self._consider(Candidate(outer_step, score, hits, learned))
 
     def _consider(self, latest: Candidate) -> None:
         if self._best is None or latest.score >= self._best.score:
@@ -138,9 +140,9 @@ class Selection:
         doubt = DOUBT * standard_error(self._best.hits - candidate.hits, self._labels)
         return self._best.score - candidate.score <= doubt
 
-    def score_now(self, outer_step: int, candidate: Synthetic) -> float:
+    def score_now(self, outer_step: int, candidate: Synthetic, at_least: float = 0.0) -> float:
         """Submits a candidate and waits for its balanced accuracy."""
-        self.submit(outer_step, candidate)
+        self.submit(outer_step, candidate, at_least)
         self.collect(wait=True)
         return self.scores[-1][1]
 

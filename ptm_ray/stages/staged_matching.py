@@ -83,7 +83,7 @@ def last_snapshot(config: DistillConfig) -> int:
 class StagedMatching:
     """A `Matcher` that learns one subset after another: students see all subsets so far, the latest alone moves."""
 
-    def __init__(self, at: Workplace, trajectories: TrajectorySource, validate: Callable[[], float]) -> None:
+    def __init__(self, at: Workplace, trajectories: TrajectorySource, validate: Callable[[float], float]) -> None:
         self._at, self._source, self._validate = at, trajectories, validate
         self.subsets = subset_rows(at.learner.synthetic.classes, at.problem.config.subsets.count)
         #: Inner lr that was learned with each finished subset.
@@ -115,8 +115,8 @@ class StagedMatching:
 
     @property
     def passes(self) -> float:
-        """Of the first stage's students, which are the cheapest."""
-        return self.matching.passes
+        """Of the first stage's students, in whatever stage it is asked: a run that goes on must be paced as before."""
+        return self.matching.passes_of(len(self.subsets[0]))
 
     @property
     def unfinished(self) -> bool:

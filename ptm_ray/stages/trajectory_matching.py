@@ -33,15 +33,15 @@ PASSES_OF_INNER_STEP = 9
 class TrajectoryMatching:
     """PTM, MTT and all that differ from them in segments, experts or gradients.
 
-    `validate` scores the set as it is now on the validation split. Students see `rows` of the set, of which those that
-    are `moving` are learned; by default all of both.
+    `validate` scores the set as it is now on the validation split (see `Mitigation`). Students see `rows` of the set,
+    of which those that are `moving` are learned; by default all of both.
     """
 
     def __init__(
         self,
         at: Workplace,
         trajectories: TrajectorySource,
-        validate: Callable[[], float],
+        validate: Callable[[float], float],
         *,
         rows: torch.Tensor | None = None,
         moving: torch.Tensor | None = None,
@@ -84,8 +84,11 @@ class TrajectoryMatching:
     @property
     def passes(self) -> float:
         """Of the students: images of a batch, at each of their steps."""
-        batch = min(len(self._rows), self._config.student.batch_size)
-        return PASSES_OF_INNER_STEP * self.segments.mean_student_steps() * batch
+        return self.passes_of(len(self._rows))
+
+    def passes_of(self, images: int) -> float:
+        """The same of students that see so many."""
+        return PASSES_OF_INNER_STEP * self.segments.mean_student_steps() * min(images, self._config.student.batch_size)
 
     @property
     def phase(self) -> Phase:

@@ -229,7 +229,8 @@ def test_trials_are_compared_by_the_metric_asked_for_and_end_once_they_reach_the
 
 
 def test_a_trial_that_fails_is_in_the_table_and_the_others_go_on(made, tmp_path):
-    asked = {**GRID, **IN_TURN, "max_failures": 0, "space": {"student.inner_lr": [0.01, 1e30], "images.max_skipped": [3]}}
+    space = {"student.inner_lr": [0.01, 1e30], "images.max_skipped": [3]}
+    asked = {**GRID, **IN_TURN, "max_failures": 0, "space": space}
     result = swept(asked, tmp_path / "out", made[2] / "experts")
     assert (result.trials, result.failed) == (2, 1)
     errors = {row["student.inner_lr"]: row["error"] for row in table(tmp_path / "out")}

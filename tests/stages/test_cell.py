@@ -67,6 +67,17 @@ def test_a_learned_set_is_scored_under_every_condition_that_it_can_have(tmp_path
     assert recipes[0].ops
 
 
+def test_after_equal_steps_the_set_is_tested_as_it_is_whatever_was_validated_last(tmp_path, trained):
+    problem, _ = run(tmp_path, "ptm", conditions=["unified", "equal-steps"])
+    again = stage.Distillation(
+        problem, InMemory(problem), stage.InlineScorer(stage.Evaluator(problem)), RunFolder(tmp_path / "b")
+    )
+    list(again.run(stop_after=ASKED["equal_steps"]))
+    early = trained[0][0]
+    assert torch.equal(early, again.learner.result().images)
+    assert not torch.equal(early, again.result().images)
+
+
 def test_scores_say_what_they_cost_and_how_each_class_fares(tmp_path):
     _, scores = run(tmp_path, "ptm")
     for score in scores:

@@ -10,6 +10,7 @@ import torch
 from ptm_ray.config.base import merge
 from ptm_ray.core.schedule import Segment
 from ptm_ray.core.seeds import Seeds
+from ptm_ray.core.synthetic import ANYWHERE
 from ptm_ray.core.teacher import one_hot_logits, taught_logits
 from ptm_ray.errors import DivergedError
 from ptm_ray.stages import trajectory_matching
@@ -164,6 +165,7 @@ def test_a_cycle_that_leaves_validation_worse_is_undone(tmp_path):
     assert (cycle.validation_before, cycle.validation_after) == pytest.approx((0.6, 0.4))
     assert torch.equal(run.learner.synthetic.images, before["images"])
     assert torch.equal(run.learner.ema, before["ema"])
+    assert torch.equal(run.result().images, before["ema"])
 
 
 def test_after_a_cycle_that_was_undone_the_next_waits_twice_as_long(tmp_path):
@@ -198,12 +200,14 @@ def test_the_half_that_stands_still_stands_still(tmp_path):
     run = distillation(small_problem(**EVERYTHING), tmp_path, ScriptedScorer(0.5))
     steps = run.run()
     next(steps)
-    before = run.learner.synthetic.images.clone()
+    now = run.learner.synthetic
+    before = now.images.clone(), now.label_logits.clone()
     next(steps)
-    changed = (run.learner.synthetic.images != before).flatten(1).any(1)
     moving = run.matcher.mitigation.moving
-    assert changed[moving].all()
-    assert int(changed.sum()) == len(moving) == len(before) // 2
+    for rows, old in zip((now.images, now.label_logits), before, strict=True):
+        changed = (rows != old).flatten(1).any(1)
+        assert changed[moving].all()
+        assert int(changed.sum()) == len(moving) == len(old) // 2
 
 
 def test_one_image_per_class_has_no_overlap_to_look_at(tmp_path):
@@ -342,6 +346,8 @@ def test_the_inner_lr_is_learned_by_position_along_the_trajectory_and_apart_for_
     assert run.matcher.segments.position(Segment(0, 4), run.matcher.progress) == (0, 1)
     places = [run.matcher.segments.position(Segment(k, k + 2), run.matcher.progress) for k in (0, 4, 6)]
     assert [place.along for place in places] == [-1, 0, 0.5]
+    alike = distillation(small_problem(schedule={"start": 0}), tmp_path / "alike")
+    assert alike.matcher.segments.position(Segment(0, 1), alike.matcher.progress) == ANYWHERE
     list(run.run())
     assert {(row.start, row.end) == (0, 4) for row in run.rows} == {True, False}
     assert all(float(tilt) for tilt in run.learner.synthetic.tilts)

@@ -49,6 +49,18 @@ def right(first, second):
     return torch.cat([(torch.arange(40) < first).float(), (torch.arange(10) < second).float()])
 
 
+def test_a_set_that_scores_below_what_it_must_is_not_kept_though_chance_would_have_it():
+    script = [right(30, 8), right(29, 8), right(29, 8)]
+    assert kept_of(script[:2]) == 1
+    selection = Selection(Shuffled(script, 0), LABELS)
+    before = selection.score_now(0, candidate(0))
+    assert selection.score_now(1, candidate(1), at_least=before) < before
+    assert selection.kept.outer_step == 0
+    assert selection.latest == 1
+    selection.score_now(2, candidate(2))
+    assert selection.kept.outer_step == 2
+
+
 def test_the_balanced_accuracy_is_that_of_the_metrics():
     probabilities = torch.rand(50, 2, generator=torch.Generator().manual_seed(0)).softmax(1)
     wanted = score(probabilities, LABELS)["balanced_accuracy"]

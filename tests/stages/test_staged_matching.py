@@ -27,6 +27,15 @@ def test_subsets_are_equal_parts_of_every_class():
     assert [rows.tolist() for rows in subset_rows(classes, 3)] == [[0, 1, 4, 5], [2, 6], [3, 7]]
 
 
+def test_a_run_that_goes_on_in_a_later_stage_tries_its_set_as_often_as_before(tmp_path):
+    problem = problem_of("seqmatch", evaluation={"validate_every": None})
+    run = distillation(problem, tmp_path)
+    pace = run.validate_every
+    list(run.run(stop_after=7))
+    assert len(run.matcher.lrs) == 2
+    assert distillation(problem, tmp_path).validate_every == pace
+
+
 def test_there_are_no_more_subsets_than_images_of_a_class():
     assert len(subset_rows(torch.tensor([0, 0, 1, 1]), 5)) == 2
 
@@ -41,13 +50,15 @@ def test_each_stage_moves_its_own_subset_and_students_see_all_so_far(tmp_path, m
         return whole(self, step)
 
     monkeypatch.setattr(staged_matching.TrajectoryMatching, "update", noted)
-    run = distillation(problem_of(method), tmp_path)
+    run = distillation(problem_of(method, images={"soft_labels": True}), tmp_path)
     subsets = [set(rows.tolist()) for rows in run.matcher.subsets]
+    now = run.learner.synthetic
     for step in range(9):
-        before = run.learner.synthetic.images.clone()
+        before = now.images.clone(), now.label_logits.clone()
         list(run.run(stop_after=1))
-        changed = (run.learner.synthetic.images != before).flatten(1).any(1)
-        assert set(changed.nonzero().flatten().tolist()) == subsets[step // 3], step
+        for rows, old in zip((now.images, now.label_logits), before, strict=True):
+            changed = (rows != old).flatten(1).any(1)
+            assert set(changed.nonzero().flatten().tolist()) == subsets[step // 3], step
         assert seen[step] == set().union(*subsets[: step // 3 + 1])
 
 
