@@ -9,6 +9,7 @@ import numpy as np
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.base import merge
 from ptm_ray.config.files import read_table, resolve
+from ptm_ray.config.models import SCORED_BY
 from ptm_ray.config.suite import SuiteConfig, read_suite
 from ptm_ray.config.sweep import SweepConfig, read_sweep
 from ptm_ray.data import MedicalDataset
@@ -127,30 +128,9 @@ def evaluate(
     `synthetic` is a set of ours (a folder), or another's: an npz in MedMNIST's layout, a folder of class folders or a
     table, whose training images are taken as the set. Returns {"scores": …, "by_network": …}.
     """
-    made = _load_set(synthetic)
-    # Its own recipe decides network, whitening and augmentation, so that a set of ours is scored as it was made.
-    own = made.recipe["config"] if isinstance(made, SyntheticSet) else {}
-    asked = {key: own[key] for key in own.keys() & _SCORED_AS_MADE}
-    scoring = {**asked.get("evaluation", {}), "networks": networks, "seeds": seeds}
-    config = _config(data, None, merge({**asked, "evaluation": scoring}, settings))
-    dataset = _dataset_of_set(data, config, data_root)
-    if isinstance(made, SyntheticSet):
-        images, labels, names, soft = made.images, made.labels, tuple(made.class_names), made.soft_labels
-    else:
-        split, names = load_training_images(made, config.size)
-        images, labels, soft = None, split.labels, None
-    if len(names) != dataset.num_classes:
-        raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")
-    ipc = max(1, int(np.bincount(labels).max()))
-    problem = Problem(dataset, config.replace(ipc=ipc, images={"init": "noise"})).check()
-    if images is None:
-        images = problem.normalise(split.images)
-    if images.shape[1:] != (dataset.channels, dataset.resolution, dataset.resolution):
-        raise DataError(
-            f"the set's images are {images.shape[1:]}, those of {dataset.name} "
-            f"{(dataset.channels, dataset.resolution, dataset.resolution)} (channels, height, width); they must agree"
-        )
-    probabilities = np.eye(dataset.num_classes, dtype=np.float32)[labels] if soft is None else soft
+    problem, images, probabilities = as_scored(
+        synthetic, data, networks=networks, seeds=seeds, data_root=data_root, **settings
+    )
     overall, each = on_ray.evaluate(
         problem, images, probabilities, workers=workers, gpus=gpus_per_worker, watcher=watcher
     )
@@ -285,8 +265,51 @@ def held_sweep(out: str | Path) -> SweepConfig:
     return SweepConfig.of(held["sweep"])
 
 
-#: What of a set's settings decides how it is scored.
-_SCORED_AS_MADE = {"data", "size", "mirror", "network", "experts", "images", "evaluation"}
+def as_scored(
+    synthetic: SyntheticSet | str | Path,
+    data: Data | None = None,
+    *,
+    networks: tuple[str, ...] = ("convnet",),
+    seeds: int = 3,
+    data_root: str | Path | None = None,
+    **settings: Any,
+) -> tuple[Problem, np.ndarray, np.ndarray]:
+    """What `evaluate` scores: on what and how, images (n, channels, height, width) as networks see them, and
+    probabilities (n, classes).
+    """
+    made = _load_set(synthetic)
+    # Its own recipe decides network, whitening and augmentation, so that a set of ours is scored as it was made.
+    own = _scored_as_made(made.recipe["config"]) if isinstance(made, SyntheticSet) else {}
+    scoring = {**own.get("evaluation", {}), "networks": networks, "seeds": seeds}
+    config = _config(data, None, merge({**own, "evaluation": scoring}, settings))
+    dataset = _dataset_of_set(data, config, data_root)
+    if isinstance(made, SyntheticSet):
+        images, labels, names, soft = made.images, made.labels, tuple(made.class_names), made.soft_labels
+    else:
+        split, names = load_training_images(made, config.size)
+        images, labels, soft = None, split.labels, None
+    if len(names) != dataset.num_classes:
+        raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")
+    ipc = max(1, int(np.bincount(labels).max()))
+    problem = Problem(dataset, config.replace(ipc=ipc, images={"init": "noise"})).check()
+    if images is None:
+        images = problem.normalise(split.images)
+    if images.shape[1:] != (dataset.channels, dataset.resolution, dataset.resolution):
+        raise DataError(
+            f"the set's images are {images.shape[1:]}, those of {dataset.name} "
+            f"{(dataset.channels, dataset.resolution, dataset.resolution)} (channels, height, width); they must agree"
+        )
+    return problem, images, np.eye(dataset.num_classes, dtype=np.float32)[labels] if soft is None else soft
+
+
+def _scored_as_made(made_with: dict[str, Any]) -> dict[str, Any]:
+    """What of a set's settings says how it is scored and on what: others, which need not fit that, stay behind."""
+    found: dict[str, Any] = {key: made_with[key] for key in ("data", "size") if key in made_with}
+    for key, part in SCORED_BY.items():
+        if key in made_with:
+            held = made_with[key]
+            found[key] = held if part is True else {name: held[name] for name in part if name in held}
+    return found
 
 
 def _dataset_of_set(data: Data | None, config: DistillConfig, data_root: str | Path | None) -> MedicalDataset:

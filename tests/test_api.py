@@ -1,0 +1,53 @@
+"""What `evaluate` scores, without a cluster: sets of every method, ours and another's."""
+
+import numpy as np
+import pytest
+
+from ptm_ray.api import as_scored
+from ptm_ray.config.files import resolve
+from ptm_ray.config.presets import METHODS
+from ptm_ray.stages.problem import Problem
+from ptm_ray.store.artefact import SyntheticSet
+from tests.small import SETTINGS, small_dataset
+
+SCORED_BY = {part: SETTINGS[part] for part in ("network", "evaluation")}
+
+
+def a_set(**settings):
+    """The first two images of each class, as a set that was made with these settings."""
+    problem = Problem(small_dataset(), resolve(SCORED_BY, settings))
+    data, seen_as = problem.dataset, problem.whitening
+    rows = np.concatenate([np.flatnonzero(data.train.labels == label)[:2] for label in range(data.num_classes)])
+    recipe = {
+        "shape": [3, 16, 16],
+        "soft_labels": False,
+        "dataset": {"name": data.name, "class_names": list(data.class_names)},
+        "normalisation": {
+            "mean": seen_as.mean.tolist(),
+            "std": seen_as.std.tolist(),
+            "zca": problem.experts.zca,
+        },
+        "config": problem.config.model_dump(mode="json"),
+    }
+    pixels, labels = data.train.images[rows], data.train.labels[rows]
+    matrix = None if seen_as.matrix is None else seen_as.matrix.numpy()
+    return SyntheticSet(problem.normalise(pixels), pixels, labels, None, recipe, matrix)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_set_of_any_method_is_scored_as_it_was_made(method):
+    made = a_set(method=method, mirror=False, images={"augment": False}, experts={"zca": method == "mtt"})
+    problem, images, probabilities = as_scored(made, small_dataset(), networks=("vit",), seeds=4)
+    asked = resolve(SCORED_BY)
+    assert problem.config.network == asked.network
+    assert problem.config.evaluation == asked.evaluation.replace(networks=("vit",), seeds=4)
+    assert (problem.config.mirror, problem.config.images.augment) == (False, False)
+    assert problem.config.experts.zca == (method == "mtt")
+    assert np.array_equal(images, made.images)
+    assert probabilities.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_what_a_set_was_learned_by_says_nothing_about_how_it_is_scored():
+    short = {"method": "mtt", "experts": {"snapshots": 1}, "schedule": {"length": 1}}
+    problem, _, _ = as_scored(a_set(**short), small_dataset(), evaluation={"steps": 7})
+    assert problem.config.evaluation.steps == 7
