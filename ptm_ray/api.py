@@ -286,7 +286,8 @@ def as_scored(
     if isinstance(made, SyntheticSet):
         images, labels, names, soft = made.images, made.labels, tuple(made.class_names), made.soft_labels
     else:
-        split, names = load_training_images(made, config.size)
+        # Pictures of any size become as large as those that networks are tested on.
+        split, names = load_training_images(made, dataset.resolution)
         images, labels, soft = None, split.labels, None
     if len(names) != dataset.num_classes:
         raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")

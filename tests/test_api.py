@@ -8,6 +8,7 @@ from ptm_ray.config.files import resolve
 from ptm_ray.config.presets import METHODS
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet
+from tests.files import picture, write_classes
 from tests.small import SETTINGS, small_dataset
 
 SCORED_BY = {part: SETTINGS[part] for part in ("network", "evaluation")}
@@ -51,3 +52,11 @@ def test_what_a_set_was_learned_by_says_nothing_about_how_it_is_scored():
     short = {"method": "mtt", "experts": {"snapshots": 1}, "schedule": {"length": 1}}
     problem, _, _ = as_scored(a_set(**short), small_dataset(), evaluation={"steps": 7})
     assert problem.config.evaluation.steps == 7
+
+
+def test_pictures_of_another_are_read_as_large_as_the_datasets_images(tmp_path):
+    data = small_dataset()
+    write_classes(tmp_path / "pictures", dict.fromkeys(data.class_names, 2), side=data.resolution)
+    pixels = np.stack([picture(data.resolution, seed=seed) for _ in data.class_names for seed in (0, 1)])
+    problem, images, _ = as_scored(tmp_path / "pictures", data)
+    assert np.array_equal(images, problem.normalise(pixels))
