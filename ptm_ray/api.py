@@ -126,7 +126,8 @@ def evaluate(
     """Scores any set on a dataset's test split, beside random real images of equal number and full data.
 
     `synthetic` is a set of ours (a folder), or another's: an npz in MedMNIST's layout, a folder of class folders or a
-    table, whose training images are taken as the set. Returns {"scores": …, "by_network": …}.
+    table, whose training images are taken as the set. Where set and dataset name the same classes in another order,
+    names decide which is which; where they name others, the order does. Returns {"scores": …, "by_network": …}.
     """
     problem, images, probabilities = as_scored(
         synthetic, data, networks=networks, seeds=seeds, data_root=data_root, **settings
@@ -284,11 +285,11 @@ def as_scored(
     config = _config(data, None, merge({**own, "evaluation": scoring}, settings))
     dataset = _dataset_of_set(data, config, data_root)
     if isinstance(made, SyntheticSet):
-        images, labels, names, soft = made.images, made.labels, tuple(made.class_names), made.soft_labels
+        images, labels, names, probabilities = made.images, made.labels, tuple(made.class_names), made.probabilities
     else:
         # Pictures of any size become as large as those that networks are tested on.
         split, names = load_training_images(made, dataset.resolution)
-        images, labels, soft = None, split.labels, None
+        images, labels, probabilities = None, split.labels, np.eye(len(names), dtype=np.float32)[split.labels]
     if len(names) != dataset.num_classes:
         raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")
     ipc = max(1, int(np.bincount(labels).max()))
@@ -300,7 +301,19 @@ def as_scored(
             f"the set's images are {images.shape[1:]}, those of {dataset.name} "
             f"{(dataset.channels, dataset.resolution, dataset.resolution)} (channels, height, width); they must agree"
         )
-    return problem, images, np.eye(dataset.num_classes, dtype=np.float32)[labels] if soft is None else soft
+    return problem, images, _by_class(probabilities, names, dataset.class_names)
+
+
+def _by_class(probabilities: np.ndarray, names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """(n, classes) in the dataset's order of classes, where the set has the same ones in another.
+
+    Class folders are numbered in alphabetical order, whatever their numbers were where the images come from.
+    """
+    # Of a set whose classes are known by number alone they are the dataset's numbers.
+    numbers = [str(label) for label in range(len(names))]
+    if list(names) in (list(wanted), numbers) or sorted(set(names)) != sorted(wanted):
+        return probabilities
+    return np.ascontiguousarray(probabilities[:, [names.index(name) for name in wanted]])
 
 
 def _scored_as_made(made_with: dict[str, Any]) -> dict[str, Any]:

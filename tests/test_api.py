@@ -1,5 +1,7 @@
 """What `evaluate` scores, without a cluster: sets of every method, ours and another's."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,11 @@ def a_set(**settings):
     return SyntheticSet(problem.normalise(pixels), pixels, labels, None, recipe, matrix)
 
 
+def renamed(made, names):
+    """The set's recipe, its classes called so."""
+    return {**made.recipe, "dataset": {**made.recipe["dataset"], "class_names": list(names)}}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_set_of_any_method_is_scored_as_it_was_made(method):
     made = a_set(method=method, mirror=False, images={"augment": False}, experts={"zca": method == "mtt"})
@@ -60,3 +67,25 @@ def test_pictures_of_another_are_read_as_large_as_the_datasets_images(tmp_path):
     pixels = np.stack([picture(data.resolution, seed=seed) for _ in data.class_names for seed in (0, 1)])
     problem, images, _ = as_scored(tmp_path / "pictures", data)
     assert np.array_equal(images, problem.normalise(pixels))
+
+
+def test_classes_are_those_of_the_same_names_in_whatever_order(tmp_path):
+    data, made = small_dataset(), a_set()
+    _, _, expected = as_scored(made, data)
+    turned = dataclasses.replace(made, labels=2 - made.labels, recipe=renamed(made, data.class_names[::-1]))
+    assert np.array_equal(as_scored(turned, data)[2], expected)
+    soft = np.random.default_rng(0).dirichlet(np.ones(3), 6).astype(np.float32)
+    learned = dataclasses.replace(turned, soft_labels=soft[:, ::-1])
+    assert np.array_equal(as_scored(learned, data)[2], soft)
+    # Another's, whose readers number classes alphabetically.
+    write_classes(tmp_path, dict.fromkeys(data.class_names, 2))
+    backwards = dataclasses.replace(data, class_names=sorted(data.class_names, reverse=True))
+    assert as_scored(tmp_path, backwards)[2].argmax(1).tolist() == [2, 2, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("0", "1", "2")])
+def test_classes_of_other_names_or_of_none_are_those_of_the_same_numbers(names):
+    data, made = small_dataset(), a_set()
+    other = dataclasses.replace(made, recipe=renamed(made, names))
+    for known in (data, dataclasses.replace(data, class_names=("2", "1", "0"))):
+        assert as_scored(other, known)[2].argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
