@@ -19,6 +19,7 @@ from ptm_ray.errors import ConfigError, DataError
 from ptm_ray.orchestrate import distill as on_ray
 from ptm_ray.orchestrate.distill import DistillResult as DistillResult
 from ptm_ray.orchestrate.distill import Watcher
+from ptm_ray.orchestrate.evaluators import SeenAsMade
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import RECIPE
 from ptm_ray.store.artefact import SyntheticSet as SyntheticSet
@@ -127,7 +128,8 @@ def evaluate(
 
     `synthetic` is a set of ours (a folder), or another's: an npz in MedMNIST's layout, a folder of class folders or a
     table, whose training images are taken as the set. Where set and dataset name the same classes in another order,
-    names decide which is which; where they name others, the order does. Returns {"scores": …, "by_network": …}.
+    names decide which is which; where they name others, the order does. On whatever dataset, networks see all images
+    by the normalisation of a set of ours, which they are trained by. Returns {"scores": …, "by_network": …}.
     """
     problem, images, probabilities = as_scored(
         synthetic, data, networks=networks, seeds=seeds, data_root=data_root, **settings
@@ -289,12 +291,15 @@ def as_scored(
     else:
         # Pictures of any size become as large as those that networks are tested on.
         split, names = load_training_images(made, dataset.resolution)
-        images, labels, probabilities = None, split.labels, np.eye(len(names), dtype=np.float32)[split.labels]
+        labels, probabilities = split.labels, np.eye(len(names), dtype=np.float32)[split.labels]
     if len(names) != dataset.num_classes:
         raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")
     ipc = max(1, int(np.bincount(labels).max()))
-    problem = Problem(dataset, config.replace(ipc=ipc, images={"init": "noise"})).check()
-    if images is None:
+    config = config.replace(ipc=ipc, images={"init": "noise"})
+    if isinstance(made, SyntheticSet):
+        problem = SeenAsMade(dataset, config, of_set=made.whitening).check()
+    else:
+        problem = Problem(dataset, config).check()
         images = problem.normalise(split.images)
     if images.shape[1:] != (dataset.channels, dataset.resolution, dataset.resolution):
         raise DataError(

@@ -8,6 +8,7 @@ import pytest
 from ptm_ray.api import as_scored
 from ptm_ray.config.files import resolve
 from ptm_ray.config.presets import METHODS
+from ptm_ray.data.dataset import Split
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet
 from tests.files import picture, write_classes
@@ -35,6 +36,10 @@ def a_set(**settings):
     pixels, labels = data.train.images[rows], data.train.labels[rows]
     matrix = None if seen_as.matrix is None else seen_as.matrix.numpy()
     return SyntheticSet(problem.normalise(pixels), pixels, labels, None, recipe, matrix)
+
+
+def darker(split):
+    return Split(split.images // 2, split.labels)
 
 
 def renamed(made, names):
@@ -89,3 +94,17 @@ def test_classes_of_other_names_or_of_none_are_those_of_the_same_numbers(names):
     other = dataclasses.replace(made, recipe=renamed(made, names))
     for known in (data, dataclasses.replace(data, class_names=("2", "1", "0"))):
         assert as_scored(other, known)[2].argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("zca", [False, True])
+def test_networks_are_tested_by_the_normalisation_that_they_are_trained_by(zca, tmp_path):
+    a_set(experts={"zca": zca}).save(tmp_path)
+    made, data = SyntheticSet.load(tmp_path), small_dataset()
+    dark = dataclasses.replace(data, **{part: darker(getattr(data, part)) for part in ("train", "val", "test")})
+    for problem in (as_scored(made, dark)[0], as_scored(made, dark)[0].on("meta").on("cpu")):
+        for part in ("train", "test"):
+            seen, _ = problem.tensors(part)
+            assert np.array_equal(seen, made.normalise(getattr(dark, part).images))
+    # Of the set's own dataset they are to the bit what they were while it was made.
+    own = Problem(data, resolve(SCORED_BY, {"experts": {"zca": zca}}))
+    assert np.array_equal(as_scored(made, data)[0].tensors("test")[0], own.tensors("test")[0])
