@@ -1,17 +1,19 @@
-"""What `evaluate` scores, without a cluster: sets of every method, ours and another's."""
+"""What `evaluate` scores, without a cluster: sets of every method, ours and another's, and by what they are found."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from ptm_ray.api import as_scored
+from ptm_ray.api import as_scored, export, load_dataset
 from ptm_ray.config.files import resolve
 from ptm_ray.config.presets import METHODS
 from ptm_ray.data.dataset import Split
+from ptm_ray.errors import DataError
+from ptm_ray.orchestrate.distill import synthetic_set
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet
-from tests.files import picture, write_classes
+from tests.files import picture, write_classes, write_dataset
 from tests.small import SETTINGS, small_dataset
 
 SCORED_BY = {part: SETTINGS[part] for part in ("network", "evaluation")}
@@ -108,3 +110,38 @@ def test_networks_are_tested_by_the_normalisation_that_they_are_trained_by(zca, 
     # Of the set's own dataset they are to the bit what they were while it was made.
     own = Problem(data, resolve(SCORED_BY, {"experts": {"zca": zca}}))
     assert np.array_equal(as_scored(made, data)[0].tensors("test")[0], own.tensors("test")[0])
+
+
+def finished(data, dataset, **settings):
+    """The artefact of a distillation that was asked for by this name or path."""
+    problem = Problem(dataset, resolve(SCORED_BY, settings, {"data": str(data)}))
+    labels = np.arange(dataset.num_classes)
+    images = problem.normalise(dataset.train.images[: dataset.num_classes])
+    found = {"images": images, "classes": labels, "labels": np.eye(len(labels)), "soft": False}
+    how = {"inner_lr": {"progressive": 0.01}, "kept_score": 0.5, "kept_step": 3}
+    return synthetic_set(problem, {**found, **how}, {"total_s": 1.0})
+
+
+def test_a_set_says_nothing_of_where_its_images_lay(tmp_path):
+    secret = tmp_path / "patients_2024"
+    secret.mkdir()
+    path = write_dataset(secret / "scans.npz", small_dataset())
+    finished(path, load_dataset(path)).save(tmp_path / "set")
+    for form in ("pictures", "hub"):
+        export(tmp_path / "set", tmp_path / form, form)
+    files = [file for part in ("set", "pictures", "hub") for file in (tmp_path / part).rglob("*") if file.is_file()]
+    assert len(files) > 6
+    assert not [file for file in files if b"patients_2024" in file.read_bytes() or b".npz" in file.read_bytes()]
+    kept = SyntheticSet.load(tmp_path / "set")
+    assert kept.recipe["config"]["data"] == "scans"
+    with pytest.raises(DataError, match="the set was made from 'scans', which is no dataset by name; pass --data"):
+        as_scored(kept)
+    # Where the file lies under its name, that is enough.
+    assert as_scored(kept, data_root=secret)[0].dataset.fingerprint == small_dataset().fingerprint
+
+
+def test_a_dataset_with_a_name_of_its_own_is_found_again_by_it():
+    made = finished("cellphantom", load_dataset("cellphantom"))
+    assert as_scored(made)[0].dataset.name == "cellphantom"
+    larger = finished("pathmnist", dataclasses.replace(small_dataset(), name="pathmnist_64"), size=64)
+    assert [larger.recipe["config"][key] for key in ("data", "size")] == ["pathmnist", 64]
