@@ -8,7 +8,7 @@ import numpy as np
 
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.base import merge
-from ptm_ray.config.files import read_table, resolve
+from ptm_ray.config.files import read_settings, read_table, resolve
 from ptm_ray.config.models import SCORED_BY
 from ptm_ray.config.suite import SuiteConfig, read_suite
 from ptm_ray.config.sweep import SweepConfig, read_sweep
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ptm_ray.orchestrate.sweep import SweepResult as SweepResult
 
 Data = str | Path | MedicalDataset
-#: Settings, or a TOML file of them; those given by name win over both.
+#: Settings, or a file of them (TOML, or what a run has written); those given by name win over both.
 Config = DistillConfig | str | Path
 
 
@@ -53,7 +53,7 @@ def _config(data: Data | None, config: Config | None, settings: dict[str, Any]) 
     name = {} if data is None else {"data": data.name if isinstance(data, MedicalDataset) else str(data)}
     if config is None:
         return resolve(name, settings)
-    table = config.model_dump() if isinstance(config, DistillConfig) else read_table(Path(config))
+    table = config.model_dump() if isinstance(config, DistillConfig) else read_settings(Path(config))
     return resolve(table, {**name, **settings})
 
 
