@@ -8,7 +8,8 @@ import numpy as np
 
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.base import merge
-from ptm_ray.config.files import read_table, resolve
+from ptm_ray.config.files import read_settings, read_table, resolve
+from ptm_ray.config.models import SCORED_BY
 from ptm_ray.config.suite import SuiteConfig, read_suite
 from ptm_ray.config.sweep import SweepConfig, read_sweep
 from ptm_ray.data import MedicalDataset
@@ -18,6 +19,7 @@ from ptm_ray.errors import ConfigError, DataError
 from ptm_ray.orchestrate import distill as on_ray
 from ptm_ray.orchestrate.distill import DistillResult as DistillResult
 from ptm_ray.orchestrate.distill import Watcher
+from ptm_ray.orchestrate.evaluators import SeenAsMade
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import RECIPE
 from ptm_ray.store.artefact import SyntheticSet as SyntheticSet
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from ptm_ray.orchestrate.sweep import SweepResult as SweepResult
 
 Data = str | Path | MedicalDataset
-#: Settings, or a TOML file of them; those given by name win over both.
+#: Settings, or a file of them (TOML, or what a run has written); those given by name win over both.
 Config = DistillConfig | str | Path
 
 
@@ -51,7 +53,7 @@ def _config(data: Data | None, config: Config | None, settings: dict[str, Any]) 
     name = {} if data is None else {"data": data.name if isinstance(data, MedicalDataset) else str(data)}
     if config is None:
         return resolve(name, settings)
-    table = config.model_dump() if isinstance(config, DistillConfig) else read_table(Path(config))
+    table = config.model_dump() if isinstance(config, DistillConfig) else read_settings(Path(config))
     return resolve(table, {**name, **settings})
 
 
@@ -125,32 +127,13 @@ def evaluate(
     """Scores any set on a dataset's test split, beside random real images of equal number and full data.
 
     `synthetic` is a set of ours (a folder), or another's: an npz in MedMNIST's layout, a folder of class folders or a
-    table, whose training images are taken as the set. Returns {"scores": …, "by_network": …}.
+    table, whose training images are taken as the set. Where set and dataset name the same classes in another order,
+    names decide which is which; where they name others, the order does. On whatever dataset, networks see all images
+    by the normalisation of a set of ours, which they are trained by. Returns {"scores": …, "by_network": …}.
     """
-    made = _load_set(synthetic)
-    # Its own recipe decides network, whitening and augmentation, so that a set of ours is scored as it was made.
-    own = made.recipe["config"] if isinstance(made, SyntheticSet) else {}
-    asked = {key: own[key] for key in own.keys() & _SCORED_AS_MADE}
-    scoring = {**asked.get("evaluation", {}), "networks": networks, "seeds": seeds}
-    config = _config(data, None, merge({**asked, "evaluation": scoring}, settings))
-    dataset = _dataset_of_set(data, config, data_root)
-    if isinstance(made, SyntheticSet):
-        images, labels, names, soft = made.images, made.labels, tuple(made.class_names), made.soft_labels
-    else:
-        split, names = load_training_images(made, config.size)
-        images, labels, soft = None, split.labels, None
-    if len(names) != dataset.num_classes:
-        raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")
-    ipc = max(1, int(np.bincount(labels).max()))
-    problem = Problem(dataset, config.replace(ipc=ipc, images={"init": "noise"})).check()
-    if images is None:
-        images = problem.normalise(split.images)
-    if images.shape[1:] != (dataset.channels, dataset.resolution, dataset.resolution):
-        raise DataError(
-            f"the set's images are {images.shape[1:]}, those of {dataset.name} "
-            f"{(dataset.channels, dataset.resolution, dataset.resolution)} (channels, height, width); they must agree"
-        )
-    probabilities = np.eye(dataset.num_classes, dtype=np.float32)[labels] if soft is None else soft
+    problem, images, probabilities = as_scored(
+        synthetic, data, networks=networks, seeds=seeds, data_root=data_root, **settings
+    )
     overall, each = on_ray.evaluate(
         problem, images, probabilities, workers=workers, gpus=gpus_per_worker, watcher=watcher
     )
@@ -285,8 +268,67 @@ def held_sweep(out: str | Path) -> SweepConfig:
     return SweepConfig.of(held["sweep"])
 
 
-#: What of a set's settings decides how it is scored.
-_SCORED_AS_MADE = {"data", "size", "mirror", "network", "experts", "images", "evaluation"}
+def as_scored(
+    synthetic: SyntheticSet | str | Path,
+    data: Data | None = None,
+    *,
+    networks: tuple[str, ...] = ("convnet",),
+    seeds: int = 3,
+    data_root: str | Path | None = None,
+    **settings: Any,
+) -> tuple[Problem, np.ndarray, np.ndarray]:
+    """What `evaluate` scores: on what and how, images (n, channels, height, width) as networks see them, and
+    probabilities (n, classes).
+    """
+    made = _load_set(synthetic)
+    # Its own recipe decides network, whitening and augmentation, so that a set of ours is scored as it was made.
+    own = _scored_as_made(made.recipe["config"]) if isinstance(made, SyntheticSet) else {}
+    scoring = {**own.get("evaluation", {}), "networks": networks, "seeds": seeds}
+    config = _config(data, None, merge({**own, "evaluation": scoring}, settings))
+    dataset = _dataset_of_set(data, config, data_root)
+    if isinstance(made, SyntheticSet):
+        images, labels, names, probabilities = made.images, made.labels, tuple(made.class_names), made.probabilities
+    else:
+        # Pictures of any size become as large as those that networks are tested on.
+        split, names = load_training_images(made, dataset.resolution)
+        labels, probabilities = split.labels, np.eye(len(names), dtype=np.float32)[split.labels]
+    if len(names) != dataset.num_classes:
+        raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")
+    ipc = max(1, int(np.bincount(labels).max()))
+    config = config.replace(ipc=ipc, images={"init": "noise"})
+    if isinstance(made, SyntheticSet):
+        problem = SeenAsMade(dataset, config, of_set=made.whitening).check()
+    else:
+        problem = Problem(dataset, config).check()
+        images = problem.normalise(split.images)
+    if images.shape[1:] != (dataset.channels, dataset.resolution, dataset.resolution):
+        raise DataError(
+            f"the set's images are {images.shape[1:]}, those of {dataset.name} "
+            f"{(dataset.channels, dataset.resolution, dataset.resolution)} (channels, height, width); they must agree"
+        )
+    return problem, images, _by_class(probabilities, names, dataset.class_names)
+
+
+def _by_class(probabilities: np.ndarray, names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """(n, classes) in the dataset's order of classes, where the set has the same ones in another.
+
+    Class folders are numbered in alphabetical order, whatever their numbers were where the images come from.
+    """
+    # Of a set whose classes are known by number alone they are the dataset's numbers.
+    numbers = [str(label) for label in range(len(names))]
+    if list(names) in (list(wanted), numbers) or sorted(set(names)) != sorted(wanted):
+        return probabilities
+    return np.ascontiguousarray(probabilities[:, [names.index(name) for name in wanted]])
+
+
+def _scored_as_made(made_with: dict[str, Any]) -> dict[str, Any]:
+    """What of a set's settings says how it is scored and on what: others, which need not fit that, stay behind."""
+    found: dict[str, Any] = {key: made_with[key] for key in ("data", "size") if key in made_with}
+    for key, part in SCORED_BY.items():
+        if key in made_with:
+            held = made_with[key]
+            found[key] = held if part is True else {name: held[name] for name in part if name in held}
+    return found
 
 
 def _dataset_of_set(data: Data | None, config: DistillConfig, data_root: str | Path | None) -> MedicalDataset:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.base import one_line as validation_line
-from ptm_ray.config.files import read_table, resolve
+from ptm_ray.config.files import read_settings, resolve
 from ptm_ray.errors import ConfigError
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Where(Places):
     gpus_per_worker: Annotated[float, SaysDefault] = 0.0
     """Share of a GPU that each worker has, such as 0.25 for four workers on one (default: none, all on CPUs)."""
     config: Annotated[Path | None, SaysDefault] = None
-    """Settings from a TOML file, or from a saved run's JSON; flags win over it."""
+    """Settings from a TOML file, or from a saved run's run.json or recipe.json; flags win over it."""
 
 
 def one_line(error: BaseException) -> str:
@@ -71,7 +71,7 @@ def base_config(argv: Sequence[str]) -> DistillConfig:
     """The settings before flags: defaults, the method's preset, the file. Flags are then laid over them."""
     path, method = value_of(argv, "--config"), value_of(argv, "--method")
     asked: dict[str, Any] = {} if method is None else {"method": method}
-    return resolve(read_table(Path(path)) if path else {}, asked)
+    return resolve(read_settings(Path(path)) if path else {}, asked)
 
 
 def parse(kind: type[T], argv: Sequence[str], default: T, command: str, about: str) -> T:

@@ -1,4 +1,4 @@
-"""Settings from files and back: TOML in, JSON out."""
+"""Settings from files: TOML, JSON, and what a run has written down of its own."""
 
 import json
 import tomllib
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ptm_ray.config.base import Settings, merge
+from ptm_ray.config.base import merge
 from ptm_ray.config.models import DistillConfig
 from ptm_ray.config.presets import METHODS
 from ptm_ray.errors import ConfigError, did_you_mean, first_line
@@ -24,6 +24,16 @@ def read_table(path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ConfigError(f"{path} holds a {type(table).__name__}, no settings; write them as a table of names")
     return table
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Settings from a TOML or JSON file, or those that a run has written down: in its `run.json`, or in its set's
+    `recipe.json`, where a dataset without a name of its own has lost its path. Raises `ConfigError`.
+    """
+    table = read_table(path)
+    # Beside what else there is to say of a run; no setting bears that name.
+    of_run = table.get("config")
+    return of_run if isinstance(of_run, dict) else table
 
 
 def resolve(*tables: Mapping[str, Any]) -> DistillConfig:
@@ -45,8 +55,3 @@ def _preset(method: object) -> Mapping[str, Any]:
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}; {did_you_mean(str(method), METHODS)}")
     return METHODS[str(method)]
-
-
-def to_json(settings: Settings) -> str:
-    """The settings as JSON that `resolve` reads again."""
-    return settings.model_dump_json(indent=2)

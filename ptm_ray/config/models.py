@@ -5,7 +5,7 @@ datasets of different modality together.
 """
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 #: Outer steps of a run that neither settings nor a time budget end.
 OUTER_STEPS = 2000
+#: All that scoring a set asks of the settings that it was made with, as pydantic's `include`.
+SCORED_BY: Any = {"network": True, "evaluation": True, "mirror": True, "images": {"augment"}, "experts": {"zca"}}
 #: e to the power of this is still a number.
 LARGEST_EXPONENT = 700.0
 

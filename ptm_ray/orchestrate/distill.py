@@ -17,6 +17,7 @@ from ptm_ray import __version__
 from ptm_ray.config import DistillConfig
 from ptm_ray.core.nets.convnet import default_depth
 from ptm_ray.data import MedicalDataset
+from ptm_ray.data.load import is_known
 from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.evaluation.metrics import load_ahead, score
 from ptm_ray.evaluation.protocol import Kind, jobs
@@ -324,7 +325,8 @@ def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float
             "source": data.source,
             "notes": list(data.notes),
         },
-        "config": config.model_dump(mode="json"),
+        # A path is nobody else's business; a flag, with the size beside it, finds the dataset again.
+        "config": config.replace(data=config.data if is_known(config.data) else data.name).model_dump(mode="json"),
         "versions": {
             "ptm-ray": __version__,
             "torch": torch.__version__,

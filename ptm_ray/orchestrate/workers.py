@@ -15,6 +15,7 @@ import torch
 from ray.exceptions import RayActorError
 
 from ptm_ray.config import DistillConfig
+from ptm_ray.config.models import SCORED_BY
 from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.trajectory import Vector
 from ptm_ray.data import MedicalDataset
@@ -178,9 +179,8 @@ class SharedEvaluator:
 
         `dataset` holds a reference to it: given with every set, so that an evaluator that was restarted has it again.
         """
-        # All that scoring asks of the settings: trials that differ in anything else share what is held.
-        alike: Any = {"network": True, "evaluation": True, "mirror": True, "images": {"augment"}, "experts": {"zca"}}
-        seen = config.model_dump_json(include=alike)
+        # Trials that differ in anything else share what is held.
+        seen = config.model_dump_json(include=SCORED_BY)
         if seen not in self._known:
             self._dataset = self._dataset or ray.get(dataset[0])
             self._known[seen] = Evaluator(Problem(self._dataset, config))

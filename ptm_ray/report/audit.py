@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ptm_ray.report.tables import table
+from ptm_ray.report.tables import plain, table
 
 if TYPE_CHECKING:
     from ptm_ray.store.artefact import SyntheticSet
@@ -22,7 +22,7 @@ def attack_rows(findings: dict[str, Any]) -> list[list[str]]:
 def report(made: "SyntheticSet", findings: dict[str, Any]) -> str:
     """The text of `audit.md`."""
     data, scores = made.recipe["dataset"], findings["balanced_accuracy"]
-    return f"""# What a set of {data["name"]} gives away
+    return f"""# What a set of {plain(data["name"])} gives away
 
 The run was made again with its settings and as many outer steps, {findings["outer_steps"]}, on its training images but
 for {findings["canaries"]} that a coin was thrown for: {findings["members"]} of them were put back. Half of all have a

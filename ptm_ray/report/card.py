@@ -3,7 +3,7 @@
 from typing import Any
 
 from ptm_ray.report.audit import paragraph
-from ptm_ray.report.tables import markdown, recalls
+from ptm_ray.report.tables import markdown, plain, recalls
 from ptm_ray.store.artefact import SyntheticSet
 
 TEN_LINES = """```python
@@ -42,12 +42,13 @@ def card(made: SyntheticSet, scores: dict[str, Any]) -> str:
     recipe, data = made.recipe, made.recipe["dataset"]
     evaluation = recipe["config"]["evaluation"]
     zca = " and ZCA-whitened" if recipe["normalisation"]["zca"] else ""
+    names = ", ".join(map(plain, data["class_names"]))
     notes = "".join(f"- {note}\n" for note in data["notes"])
     inner_lr = ", ".join(f"{where.replace('_', ' ')} {lr:.4g}" for where, lr in recipe["inner_lr"].items())
     ten_lines = TEN_LINES.format(classes=len(data["class_names"]), lr=evaluation["lr"], steps=evaluation["steps"])
-    return f"""# {data["name"]}, distilled to {number(recipe)}
+    return f"""# {plain(data["name"])}, distilled to {number(recipe)}
 
-{len(made.labels)} synthetic images of {len(data["class_names"])} classes ({", ".join(data["class_names"])}), made by
+{len(made.labels)} synthetic images of {len(data["class_names"])} classes ({names}), made by
 ptm-ray {recipe["versions"]["ptm-ray"]} with method `{recipe["config"]["method"]}`, seed {recipe["seed"]}, from the
 dataset with fingerprint `{data["fingerprint"][:16]}`. Licence of the source: {data["licence"]}. \
 {"Source: " + data["source"] + "." if data["source"] else ""}

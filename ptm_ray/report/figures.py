@@ -32,7 +32,8 @@ def grid(made: SyntheticSet, path: Path) -> None:
             if column < len(rows):
                 picture = made.pixels[rows[column]]
                 axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes[label][0].text(-0.08, 0.5, name, transform=axes[label][0].transAxes, ha="right", va="center", fontsize=9)
+        beside = axes[label][0].transAxes
+        axes[label][0].text(-0.08, 0.5, name, transform=beside, ha="right", va="center", fontsize=9, parse_math=False)
     figure.subplots_adjust(left=margin / width, right=1, top=1, bottom=0, wspace=0.06, hspace=0.06)
     FigureCanvasAgg(figure).print_png(str(path))
 

@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Collection, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,15 @@ TEMPLATE = """<!DOCTYPE html>
 """
 
 
-def page(title: str, text: str, folder: Path) -> str:
-    """The HTML of a Markdown text; pictures are PNG files that it names by their paths from `folder`.
+def page(title: str, text: str, folder: Path, pictures: Collection[str] = ()) -> str:
+    """The HTML of a Markdown text; `pictures` are PNG files that it may show, by their paths from `folder`.
 
-    HTML within the text is shown as it is written, so that no name of a class or dataset does anything here.
+    HTML within the text and any other picture are shown as they are written, so that no name of a class or dataset
+    does anything here, or has a file read.
     """
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     reader.add_render_rule("image", _picture)
-    body = reader.render(text, {"folder": folder})
+    body = reader.render(text, {"folder": folder, "pictures": pictures})
     return TEMPLATE.format(title=html.escape(title), style=STYLE, body=body)
 
 
@@ -49,6 +50,9 @@ def _picture(
     renderer: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: MutableMapping[str, Any]
 ) -> str:
     token = tokens[at]
-    held = (env["folder"] / str(token.attrs["src"])).read_bytes()
+    name = str(token.attrs["src"])
+    if name not in env["pictures"]:
+        return html.escape(f"![{token.content}]({name})")
+    held = (env["folder"] / name).read_bytes()
     token.attrs["src"] = f"data:image/png;base64,{base64.b64encode(held).decode()}"
     return renderer.image(tokens, at, options, env)

@@ -13,8 +13,8 @@ from ptm_ray.store import atomic
 from ptm_ray.store.artefact import RECIPE, SyntheticSet
 from ptm_ray.store.checkpoints import RunFolder
 
-#: The page of a run, in its folder.
-PAGE = "report.html"
+#: The page of a run, in its folder, and the pictures on it.
+PAGE, GRID, CURVE = "report.html", "set/grid.png", "curve.png"
 
 
 def write_report(folder: RunFolder, made: SyntheticSet, result: dict[str, Any]) -> None:
@@ -41,21 +41,21 @@ def write_audit(folder: RunFolder, result: dict[str, Any], findings: dict[str, A
 def _write_for_people(folder: RunFolder, made: SyntheticSet, result: dict[str, Any]) -> None:
     said = card(made, result["scores"])
     atomic.write_text(folder.set_path / "card.md", said)
-    with atomic.replacing(folder.set_path / "grid.png") as temporary:
+    with atomic.replacing(folder.root / GRID) as temporary:
         grid(made, temporary)
-    with atomic.replacing(folder.root / "curve.png") as temporary:
+    with atomic.replacing(folder.root / CURVE) as temporary:
         curve(result, temporary)
     parts = [
         said,
         "## The images",
-        "![The images, up to ten of each class](set/grid.png)",
+        f"![The images, up to ten of each class]({GRID})",
         "## How the run went",
         "\n".join(table(["cost", ""], _costs(result["cost"]))),
         *([_cycles(result["cycles"])] if result["cycles"] else []),
-        "![Matching loss, validation accuracy and segments over outer steps](curve.png)",
+        f"![Matching loss, validation accuracy and segments over outer steps]({CURVE})",
     ]
     title = f"{made.recipe['dataset']['name']}, distilled"
-    atomic.write_text(folder.root / PAGE, page(title, "\n\n".join(parts), folder.root))
+    atomic.write_text(folder.root / PAGE, page(title, "\n\n".join(parts), folder.root, (GRID, CURVE)))
 
 
 def _costs(cost: dict[str, float]) -> list[list[str]]:

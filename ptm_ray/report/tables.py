@@ -1,5 +1,6 @@
 """Scores as text."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [shown[0], "|" + "---|" * len(head), *shown[1:]]
 
 
+def plain(name: str) -> str:
+    """A name as Markdown shows it, on one line: whatever somebody called a class, there it does nothing."""
+    # An underscore within a word does nothing anyway, and is easier to read alone.
+    return re.sub(r"[\\`*\[\]<&~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(name.split()))
+
+
 def cell(summary: dict[str, float | int]) -> str:
     """Mean ± standard deviation, in percent."""
     return f"{100 * summary['mean']:.1f} ± {100 * summary['std']:.1f}"
@@ -38,7 +45,7 @@ def markdown(scores: dict[str, Any]) -> str:
 def recalls(scores: dict[str, Any], class_names: list[str]) -> str:
     """Recall per class as a Markdown table, in percent."""
     rows = [
-        [name, *(cell(metrics[f"recall_{label}"]) for metrics in scores.values())]
+        [plain(name), *(cell(metrics[f"recall_{label}"]) for metrics in scores.values())]
         for label, name in enumerate(class_names)
     ]
     return "\n".join(table(["class", *(KINDS[kind] for kind in scores)], rows))

@@ -47,12 +47,16 @@ class SyntheticSet:
 
         Returns (n, channels, height, width) float32.
         """
-        known = self.recipe["normalisation"]
-        mean, std = torch.tensor(known["mean"]), torch.tensor(known["std"])
         stored = torch.tensor(pixels[..., None] if pixels.ndim == 3 else pixels)
-        matrix = None if self.zca is None else torch.tensor(self.zca)
-        normalised: Floats = Whitening(mean, std, matrix).forward(stored).numpy()
+        normalised: Floats = self.whitening.forward(stored).numpy()
         return normalised
+
+    @property
+    def whitening(self) -> Whitening:
+        """From stored pixels to what `images` are."""
+        known = self.recipe["normalisation"]
+        matrix = None if self.zca is None else torch.tensor(self.zca)
+        return Whitening(torch.tensor(known["mean"]), torch.tensor(known["std"]), matrix)
 
     @property
     def class_names(self) -> list[str]:

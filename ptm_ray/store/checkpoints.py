@@ -54,6 +54,8 @@ class RunFolder:
             return
         if not self.place.is_empty():
             raise StoreError(f"{self.place} is not empty and holds no run of ptm-ray; choose another --out")
+        # What the copy here still holds is of a run that was removed at its URL.
+        self.place.forget()
         atomic.check_space(self.root, 64 * 2**20, "a run")
         atomic.write_text(self._own, json.dumps(identity, indent=2))
         self.place.push(self._own.name)

@@ -119,6 +119,11 @@ class Place:
                 with (self.local / name).open("rb") as reader, filesystem.open_output_stream(target) as writer:
                     shutil.copyfileobj(reader, writer)
 
+    def forget(self) -> None:
+        """Removes the copy here of what lies at a URL; a folder of this machine is no copy and stays."""
+        if self.url is not None:
+            shutil.rmtree(self.local, ignore_errors=True)
+
     def remove(self) -> None:
         """Everything there, and its copy here."""
         shutil.rmtree(self.local, ignore_errors=True)

@@ -12,6 +12,7 @@ import torch
 
 import ptm_ray as ptm
 from ptm_ray.cli import main
+from ptm_ray.cli.flags import base_config
 from ptm_ray.data.load import load_training_images
 from tests.files import write_dataset
 from tests.processes import environment_without_ray
@@ -86,6 +87,14 @@ def test_progress_goes_to_standard_error_and_the_scores_to_standard_output(disti
     assert "evaluating" not in distilled.stdout
     assert "evaluating" in distilled.stderr
     assert "Traceback" not in distilled.stderr
+
+
+@pytest.mark.parametrize("name", ["run.json", "set/recipe.json"])
+def test_what_a_run_has_written_gives_its_settings_again(distilled, folder, name):
+    written = base_config(["--config", str(folder / "runs" / "a" / name)])
+    assert written.model_dump(mode="json") == json.loads((folder / "runs" / "a" / "run.json").read_text())["config"]
+    assert (written.ipc, written.seed, written.experts.steps) == (2, 3, 10)
+    assert base_config(["--config", str(folder / "runs" / "a" / name), "--method", "mtt"]).schedule.kind == "random"
 
 
 def test_experts_are_found_again_and_a_set_is_evaluated(distilled, folder, ray_cluster):

@@ -7,9 +7,10 @@ from pydantic import ValidationError
 
 from ptm_ray.config import DistillConfig, ExpertSettings, MatchingSettings, NetworkSettings, ScheduleSettings
 from ptm_ray.config.base import merge
-from ptm_ray.config.files import read_table, resolve, to_json
+from ptm_ray.config.files import read_settings, read_table, resolve
 from ptm_ray.config.presets import METHODS
 from ptm_ray.errors import ConfigError
+from ptm_ray.store.checkpoints import RunFolder
 
 
 def write(path, text):
@@ -111,8 +112,8 @@ def test_toml_and_json_of_the_same_settings_are_the_same(tmp_path):
     toml = 'data = "bloodmnist"\nipc = 5\n[schedule]\nkind = "count"\ngrowth = 50\n[evaluation]\nnetworks = ["vit"]\n'
     json = """{"data": "bloodmnist", "ipc": 5, "schedule": {"kind": "count", "growth": 50},
               "evaluation": {"networks": ["vit"]}}"""
-    from_toml = resolve(read_table(write(tmp_path / "a.toml", toml)))
-    assert from_toml == resolve(read_table(write(tmp_path / "a.json", json)))
+    from_toml = resolve(read_settings(write(tmp_path / "a.toml", toml)))
+    assert from_toml == resolve(read_settings(write(tmp_path / "a.json", json)))
     assert (from_toml.ipc, from_toml.schedule.growth, from_toml.evaluation.networks) == (5, 50, ("vit",))
 
 
@@ -129,7 +130,8 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset_and_the_preset_ove
 @pytest.mark.parametrize("method", METHODS)
 def test_a_saved_run_resolves_to_itself(tmp_path, method):
     whole = resolve({"method": method, "ipc": 7, "size": 64, "evaluation": {"networks": ("vit", "vgg11")}})
-    again = resolve(read_table(write(tmp_path / "run.json", to_json(whole))))
+    RunFolder(tmp_path).claim({"config": whole.model_dump(mode="json"), "dataset": "abc"})
+    again = resolve(read_settings(tmp_path / "run.json"))
     assert again == whole
     assert again.fingerprint() == whole.fingerprint()
 

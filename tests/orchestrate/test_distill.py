@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import ptm_ray as ptm
+from ptm_ray.config.presets import METHODS
 from ptm_ray.errors import ConfigError, DataError, StoreError
 from tests.small import SETTINGS, small_dataset
 
@@ -121,7 +122,10 @@ def test_more_workers_than_cpus_are_refused_with_what_there_is(tmp_path):
 def test_any_set_is_evaluated_ours_or_anothers(made, tmp_path):
     _, result, _ = made
     data = small_dataset()
-    ours = ptm.evaluate(result.set, data, networks=("convnet", "vit"), seeds=1, workers=1, evaluation={"full_steps": 2})
+    learned = ptm.SyntheticSet.load(result.set)
+    # As a set of datm, whose settings fit real images alone.
+    learned.recipe["config"]["images"] |= METHODS["datm"]["images"]
+    ours = ptm.evaluate(learned, data, networks=("convnet", "vit"), seeds=1, workers=1, evaluation={"full_steps": 2})
     assert list(ours["by_network"]) == ["convnet", "vit"]
     rows = np.concatenate([np.flatnonzero(data.train.labels == label)[:2] for label in range(3)])
     np.savez(tmp_path / "other.npz", train_images=data.train.images[rows], train_labels=data.train.labels[rows])

@@ -9,6 +9,7 @@ import torch
 from ptm_ray.errors import StoreError
 from ptm_ray.store import atomic
 from ptm_ray.store.checkpoints import RunFolder
+from ptm_ray.store.places import Place
 
 
 class Payload:
@@ -76,3 +77,33 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="can't be written"):
         atomic.write_text(tmp_path / "file" / "inside", "text")
+
+
+def test_nothing_of_a_run_that_was_removed_at_its_url_comes_back(s3_url, tmp_path, monkeypatch):
+    monkeypatch.setenv("PTM_RAY_CACHE", str(tmp_path))
+    folder = RunFolder(s3_url("removed-run"))
+    folder.claim({"config": {"seed": 0}})
+    folder.save_checkpoint({"step": 3})
+    atomic.write_text(folder.result_path, '{"scores": {}}')
+    atomic.write_text(folder.root / "audit" / "audit.md", "of the first run")
+    folder.publish()
+    filesystem, path = folder.place.for_ray()
+    filesystem.delete_dir(path)
+    again = RunFolder(s3_url("removed-run"))
+    again.claim({"config": {"seed": 1}})
+    assert [file.name for file in again.root.rglob("*")] == ["run.json"]
+    assert again.load_result() is None
+    assert again.load_checkpoint() is None
+    again.save_checkpoint({"step": 0})
+    again.claim({"config": {"seed": 1}})
+    assert again.load_checkpoint() == {"step": 0}
+
+
+def test_a_folder_of_this_machine_keeps_what_it_holds(tmp_path):
+    Place.of(tmp_path).forget()
+    folder = RunFolder(tmp_path)
+    folder.claim({})
+    folder.save_checkpoint({"step": 3})
+    folder.claim({})
+    folder.place.forget()
+    assert folder.load_checkpoint() == {"step": 3}
