@@ -87,8 +87,8 @@ def test_nothing_of_a_run_that_was_removed_at_its_url_comes_back(s3_url, tmp_pat
     atomic.write_text(folder.result_path, '{"scores": {}}')
     atomic.write_text(folder.root / "audit" / "audit.md", "of the first run")
     folder.publish()
-    filesystem, path = folder.place.for_ray()
-    filesystem.delete_dir(path)
+    # By somebody else, who has no copy.
+    Place(tmp_path / "elsewhere", folder.place.url).remove()
     again = RunFolder(s3_url("removed-run"))
     again.claim({"config": {"seed": 1}})
     assert [file.name for file in again.root.rglob("*")] == ["run.json"]
