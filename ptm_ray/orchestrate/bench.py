@@ -18,7 +18,7 @@ from ptm_ray import __version__
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.suite import FULL, Cell, SuiteConfig
 from ptm_ray.data import MedicalDataset, load_dataset
-from ptm_ray.errors import PtmError
+from ptm_ray.errors import PtmError, StoreError
 from ptm_ray.evaluation import metrics
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import Nobody, Watcher, experts_alone
@@ -248,7 +248,8 @@ class _Runner:
             "fingerprint": task.fingerprint,
         }
         self._table.put({**about, **score} for score in scores(tested, cost, task.problem.dataset))
-        with contextlib.suppress(OSError):
+        # The cell is finished, whether or not what it worked on can be removed now.
+        with contextlib.suppress(StoreError):
             self._folder(task).remove()
 
     def _named(self, cell: Cell) -> dict[str, Any]:
