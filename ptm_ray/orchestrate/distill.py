@@ -112,13 +112,19 @@ def distill(
     """
     watcher = watcher or Nobody()
     problem = Problem(dataset, config).check()
-    folder = RunFolder(out)
-    folder.claim(run_identity(config, dataset))
+    folder, identity = RunFolder(out), run_identity(config, dataset)
+    fresh = folder.place.is_empty()
+    if not fresh:
+        # What holds anything else is refused before Ray starts.
+        folder.claim(identity)
     started = time.monotonic()
     with connected(workers):
         there = count_workers(workers, gpus)
         if config.matchers > there and not gpus:
             raise ConfigError(f"{config.matchers} matchers want a CPU each, but there are {there}; lower matchers")
+        if fresh:
+            # Not before: what is refused above is mended by settings, which make it another run.
+            folder.claim(identity)
         with Crew.start(ray.put(problem), there, gpus) as crew:
             buffer = experts_with_progress(problem, crew, experts_root, watcher)
             experts_s = time.monotonic() - started
