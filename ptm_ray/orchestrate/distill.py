@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from ptm_ray import __version__
 from ptm_ray.config import DistillConfig
@@ -25,6 +25,7 @@ from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
 from ptm_ray.orchestrate.experts import fill_buffer
 from ptm_ray.orchestrate.session import connected, count_workers
+from ptm_ray.orchestrate.workers import LOST
 from ptm_ray.stages.matching import Row
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet
@@ -264,7 +265,7 @@ def _by_one(
             found: dict[str, Any] = ray.get(leader.result.remote())
         except RayTaskError as error:
             raise cause_of(error, "distilling") from error
-        except RayActorError as error:
+        except LOST as error:
             crew.lost(leader)
             if attempt + 1 == TRIES:
                 raise WorkerFailed(
