@@ -170,6 +170,7 @@ BAD = {
     "too many images": (["distill", "--data", "cells.npz", "--ipc", "41"], "--images.init noise or real-resampled"),
     "schedule": (["distill", "--schedule.kind", "progres"], "progress"),
     "no budget": (["distill", "--data", "cells.npz", "--budget-minutes", "0"], "must be above 0, got 0"),
+    "no workers": (["distill", "--data", "cells.npz", "--workers", "0"], "0 workers asked for; give 1 or more"),
     "settings file": (["distill", "--config", "gone.toml"], "no settings file gone.toml"),
     "no set": (["evaluate", "nowhere"], "no synthetic set nowhere"),
     "network": (["evaluate", "runs/a", "--data", "cells.npz", "--networks", "resnet81"], "did you mean 'resnet18'"),
@@ -206,6 +207,14 @@ def test_the_installed_command_refuses_it_too(case, folder):
     words, message = BAD[case]
     said = ptm_ray(*words, cwd=folder)
     assert_refused(said.returncode, said.stdout, said.stderr, message)
+
+
+def test_an_address_that_is_no_clusters_is_one_clear_line(distilled, folder):
+    said = ptm_ray("experts", "--data", "cells.npz", cwd=folder, RAY_ADDRESS="http://127.0.0.1:8265")
+    assert said.returncode == 1
+    (line,) = said.stderr.splitlines()
+    assert line.startswith("ptm-ray: no Ray cluster answers at http://127.0.0.1:8265 (")
+    assert line.endswith("; check RAY_ADDRESS, or unset it")
 
 
 def assert_refused(code, out, err, message):
