@@ -25,7 +25,7 @@ from ptm_ray.orchestrate.distill import Nobody, Watcher, experts_alone
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import device_with
 from ptm_ray.stages.cell import Cost, Tested, run_cell, scores
-from ptm_ray.stages.experts import store_of
+from ptm_ray.stages.experts import kinds_wanted, store_of
 from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.cells import TABLE, CellTable
@@ -181,7 +181,7 @@ class _Runner:
         """Experts first, on all CPUs; then a cell on each."""
         held = {task.problem.dataset.fingerprint: [ray.put(task.problem.dataset)] for task in todo}
         loading = metrics.load_ahead()
-        buffers, experts_s = self._experts(todo, workers)
+        buffers = self._experts(todo, workers)
         # Cells have their time, and share it with nobody.
         loading.join()
         waiting = [task for task in todo if task.experts in buffers]
@@ -192,23 +192,23 @@ class _Runner:
         while waiting or running:
             while waiting and len(running) < workers:
                 task = waiting.pop(0)
-                shared = held[task.problem.dataset.fingerprint], task.problem.config, buffers[task.experts]
+                problem = task.problem
+                buffer = buffers[task.experts].first(problem.experts.count)
+                shared = held[problem.dataset.fingerprint], problem.config, buffer
                 running[remote.remote(*shared, self._folder(task), self._asked, task.cell, device)] = task
             now = ", ".join(task.cell.name for task in running.values())
             self._watcher.update("cells", done, done + len(waiting) + len(running), now)
             (ready,), _ = ray.wait(list(running), num_returns=1)
-            self._finish(running.pop(ready), ready, buffers, experts_s)
+            self._finish(running.pop(ready), ready, buffers)
             done += 1
         self._watcher.update("cells", done, done, f"{time.monotonic() - started:.0f} s")
 
-    def _experts(self, todo: list[_Task], workers: int) -> tuple[dict[str, TrajectoryBuffer], dict[str, float | None]]:
-        """The trajectories of every kind of expert that is asked for, by its key, and the seconds that they took."""
+    def _experts(self, todo: list[_Task], workers: int) -> dict[str, TrajectoryBuffer]:
+        """The trajectories of every kind of expert, as many as any cell asks for, by its key."""
         buffers: dict[str, TrajectoryBuffer] = {}
-        seconds: dict[str, float | None] = {}
-        wanted = {task.experts: task.problem for task in todo}
-        for key, problem in wanted.items():
-            store = store_of(problem, self._experts_root)
-            new = len(store.missing(problem.experts.count)) == problem.experts.count
+        for key, problem in kinds_wanted(task.problem for task in todo).items():
+            count, store = problem.experts.count, store_of(problem, self._experts_root)
+            new = len(store.missing(count)) == count
             started = time.monotonic()
             try:
                 buffers[key] = experts_alone(problem, self._experts_root, workers, self._watcher, self._gpus)
@@ -218,17 +218,14 @@ class _Runner:
                         self._failed(task.cell, error)
                 continue
             if new:
-                self._table.note_experts(key, time.monotonic() - started)
-            seconds[key] = self._table.experts_s(key)
-        return buffers, seconds
+                self._table.note_experts(key, count, time.monotonic() - started)
+        return buffers
 
     def _folder(self, task: _Task) -> Place:
         # By its fingerprint: no cell goes on from what another one, of other settings, left.
         return self._out / WORK / f"{task.cell.name}-{task.fingerprint[:8]}"
 
-    def _finish(
-        self, task: _Task, ref: Any, buffers: dict[str, TrajectoryBuffer], experts_s: dict[str, float | None]
-    ) -> None:
+    def _finish(self, task: _Task, ref: Any, buffers: dict[str, TrajectoryBuffer]) -> None:
         try:
             tested, cost = ray.get(ref)
         except RayTaskError as error:
@@ -243,7 +240,7 @@ class _Runner:
         about = {
             **self._named(task.cell),
             "experts": task.experts if learned else None,
-            "experts_s": experts_s[task.experts] if learned else 0.0,
+            "experts_s": self._table.experts_s(task.experts, experts.count) if learned else 0.0,
             "buffer_bytes": buffer_bytes if learned else 0,
             "fingerprint": task.fingerprint,
         }

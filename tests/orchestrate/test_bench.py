@@ -95,13 +95,18 @@ def test_the_same_call_again_runs_nothing_and_more_cells_run_alone(copied):
 def test_a_cell_is_run_again_once_its_settings_have_changed(copied):
     out = copied / "out"
     before = {str(row) for row in rows_of(out) if row["method"] != "ptm"}
-    bench(copied, out, methods={"ptm": {"outer_steps": 3}, "dm": {}, "random": {}, "full": {}})
-    assert {str(row) for row in rows_of(out) if row["method"] != "ptm"} == before
-    again = [row for row in rows_of(out) if row["method"] == "ptm"]
+    changed = {"method": "ptm", "outer_steps": 3}
+    fewer = {**changed, "experts": {"count": 1}}
+    bench(copied, out, methods={"ptm": changed, "fewer": fewer, "dm": {}, "random": {}, "full": {}})
+    assert {str(row) for row in rows_of(out) if row["method"] not in ("ptm", "fewer")} == before
+    again, of_one = ([row for row in rows_of(out) if row["method"] == method] for method in ("ptm", "fewer"))
     assert {row["outer_steps"] for row in again} == {3}
     # What its experts took is remembered though they were there.
     assert {row["experts_s"] for row in again} == {row["experts_s"] for row in rows_of(out) if row["method"] == "dm"}
-    assert again[0]["experts_s"] > 0
+    assert again[0]["experts_s"] == 2 * of_one[0]["experts_s"] > 0
+    # Of those that share experts each matches as many as it asks for.
+    assert again[0]["buffer_bytes"] == 2 * of_one[0]["buffer_bytes"]
+    assert [row["calibration_error"] for row in again] != [row["calibration_error"] for row in of_one]
 
 
 def test_a_dataset_that_is_missing_fails_alone_and_is_tried_again(copied):
