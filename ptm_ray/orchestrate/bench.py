@@ -28,7 +28,7 @@ from ptm_ray.stages.cell import Cost, Tested, run_cell, scores
 from ptm_ray.stages.experts import kinds_wanted, store_of
 from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
-from ptm_ray.store.cells import TABLE, CellTable
+from ptm_ray.store.cells import TABLE, CellTable, Key
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place
 
@@ -96,9 +96,8 @@ def bench(
     finally:
         if table.rows:
             out.push(*_report(asked, out, table))
-    wanted = {(cell.dataset, cell.ipc, cell.method, cell.seed) for cell in cells}
-    failed = {k for row in table.rows if row["error"] and (k := _key_of(row)) in wanted}
-    return BenchResult((out / TABLE).shown, (out / "results.md").shown, len(wanted), len(failed))
+    wanted = {_key_of(cell) for cell in cells}
+    return BenchResult((out / TABLE).shown, (out / "results.md").shown, len(wanted), len(runner.failed))
 
 
 def _report(asked: SuiteConfig, out: Place, table: CellTable) -> tuple[str, ...]:
@@ -117,8 +116,8 @@ def _report(asked: SuiteConfig, out: Place, table: CellTable) -> tuple[str, ...]
     )
 
 
-def _key_of(row: dict[str, Any]) -> tuple[str, int, str, int]:
-    return row["dataset"], row["ipc"], row["method"], row["seed"]
+def _key_of(cell: Cell) -> Key:
+    return cell.dataset, cell.ipc, cell.method, cell.seed
 
 
 def fingerprint(asked: SuiteConfig, config: DistillConfig, dataset: MedicalDataset) -> str:
@@ -154,6 +153,7 @@ class _Runner:
     ) -> None:
         self._asked, self._out, self._table, self._experts_root = asked, out, table, experts_root
         self._watcher, self._gpus = watcher, gpus
+        self.failed: set[Key] = set()
 
     def tasks(self, cells: list[Cell], data_root: str | Path | None) -> Iterator[_Task]:
         """Those that are to be run. A cell whose images or settings can't be is recorded as failed."""
@@ -166,15 +166,16 @@ class _Runner:
                 except PtmError as error:
                     datasets[cell.dataset] = error
             dataset = datasets[cell.dataset]
-            try:
-                if isinstance(dataset, PtmError):
-                    raise dataset
-                problem = Problem(dataset, config).check()
-            except PtmError as error:
-                self._failed(cell, error)
+            if isinstance(dataset, PtmError):
+                self._failed(cell, dataset, None)
                 continue
             print_of = fingerprint(self._asked, config, dataset)
-            if not self._table.done((cell.dataset, cell.ipc, cell.method, cell.seed), print_of):
+            try:
+                problem = Problem(dataset, config).check()
+            except PtmError as error:
+                self._failed(cell, error, print_of)
+                continue
+            if not self._table.done(_key_of(cell), print_of):
                 yield _Task(cell, problem, store_of(problem, self._experts_root).key, print_of)
 
     def run(self, todo: list[_Task], workers: int) -> None:
@@ -215,7 +216,7 @@ class _Runner:
             except PtmError as error:
                 for task in todo:
                     if task.experts == key:
-                        self._failed(task.cell, error)
+                        self._failed(task.cell, error, task.fingerprint)
                 continue
             if new:
                 self._table.note_experts(key, count, time.monotonic() - started)
@@ -229,10 +230,11 @@ class _Runner:
         try:
             tested, cost = ray.get(ref)
         except RayTaskError as error:
-            self._failed(task.cell, error.cause if isinstance(error.cause, Exception) else error)
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            self._failed(task.cell, cause, task.fingerprint)
             return
         except RayError as error:
-            self._failed(task.cell, error)
+            self._failed(task.cell, error, task.fingerprint)
             return
         experts = task.problem.experts
         learned = self._asked.kind(task.cell.method) != FULL
@@ -258,7 +260,12 @@ class _Runner:
             "seed": cell.seed,
         }
 
-    def _failed(self, cell: Cell, error: Exception) -> None:
+    def _failed(self, cell: Cell, error: Exception, print_of: str | None) -> None:
+        """`print_of`: the fingerprint of what was asked for; None where, without its images, there is none."""
         said = " ".join(str(error).split()) or type(error).__name__
-        self._table.put([{**self._named(cell), "error": said}])
+        self.failed.add(_key_of(cell))
+        # Rows of other settings would pass for those of the ones that failed. Where nobody can say whose they are, they
+        # stay: a call that lacks the images must not cost the hours that they took.
+        if not self._table.done(_key_of(cell), print_of):
+            self._table.put([{**self._named(cell), "error": said}])
         log.warning("%s failed: %s", cell.name, said)

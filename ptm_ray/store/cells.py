@@ -69,10 +69,10 @@ class CellTable:
         """All rows, cell by cell."""
         return [row for rows in self._rows.values() for row in rows]
 
-    def done(self, key: Key, fingerprint: str) -> bool:
-        """Whether a cell was finished as it is asked for now."""
+    def done(self, key: Key, fingerprint: str | None) -> bool:
+        """Whether a cell was finished as it is asked for now; without a `fingerprint`, in any way."""
         rows = self._rows.get(key, [])
-        return bool(rows) and all(row["fingerprint"] == fingerprint and row["error"] is None for row in rows)
+        return bool(rows) and all(fingerprint in (None, row["fingerprint"]) and row["error"] is None for row in rows)
 
     def put(self, rows: Iterable[Row]) -> None:
         """A cell's rows, in place of those it had; on disk when this returns."""

@@ -121,6 +121,20 @@ def test_a_dataset_that_is_missing_fails_alone_and_is_tried_again(copied):
     assert bench(copied, out, **asked).failed == 0
 
 
+def test_what_is_finished_outlives_its_images_but_not_settings_that_can_not_be(copied, caplog):
+    out = copied / "out"
+    before = rows_of(out)
+    methods = {"ptm": {}, "dm": {"network": {"depth": 9}}, "random": {}, "full": {}}
+    assert bench(copied, out, methods=methods, only=["dm"]).failed == 1
+    (refused,) = (row for row in rows_of(out) if row["method"] == "dm")
+    assert "depth" in refused["error"]
+    (copied / "small.npz").unlink()
+    result = bench(copied, out)
+    assert (result.cells, result.failed) == (4, 4)
+    assert "small-ipc1-random-0 failed: unknown dataset 'small'" in caplog.text
+    assert [row for row in rows_of(out) if row["method"] != "dm"] == [row for row in before if row["method"] != "dm"]
+
+
 def test_cells_that_can_not_be_or_come_to_nothing_stop_nobody(copied):
     diverges = {"method": "mtt", "student": {"inner_lr": 1e9}, "images": {"max_skipped": 1}}
     result = bench(copied, copied / "out", ipc=[1, 50], methods={"ptm": {}, "diverges": diverges})
