@@ -1,5 +1,6 @@
 """The main job on Ray: experts, buffer, distillation, evaluation, set."""
 
+import json
 import logging
 import platform
 import time
@@ -28,11 +29,15 @@ from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import LOST
 from ptm_ray.stages.matching import Row
 from ptm_ray.stages.problem import Problem
+from ptm_ray.store import atomic
 from ptm_ray.store.artefact import SyntheticSet
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place
 
 log = logging.getLogger(__name__)
+
+#: What a run's experts took, in its folder: a call that goes on with it finds them there.
+COST = "cost.json"
 
 
 class Watcher(Protocol):
@@ -118,7 +123,6 @@ def distill(
     if not fresh:
         # What holds anything else is refused before Ray starts.
         folder.claim(identity)
-    started = time.monotonic()
     with connected(workers):
         there = count_workers(workers, gpus)
         if config.matchers > there and not gpus:
@@ -127,8 +131,7 @@ def distill(
             # Not before: what is refused above is mended by settings, which make it another run.
             folder.claim(identity)
         with Crew.start(ray.put(problem), there, gpus) as crew:
-            buffer = experts_with_progress(problem, crew, experts_root, watcher)
-            experts_s = time.monotonic() - started
+            buffer, experts_s = _experts(problem, crew, experts_root, folder, watcher)
             found = _distillation(config, crew, buffer, folder, budget_s, watcher)
             held = folder.load_result()
             if held is not None and held["cost"]["outer_steps"] == len(found["rows"]):
@@ -136,14 +139,17 @@ def distill(
                 return DistillResult(folder.set_place.shown, held["scores"], held["cost"])
             arrays = (found["images"], found["labels"])
             kinds: tuple[Kind, ...] = ("synthetic", *config.evaluation.compare_with)
+            started = time.monotonic()
             results = _evaluation(problem, crew, arrays, kinds, watcher)
+            evaluation_s = time.monotonic() - started
     # Pictures take a third of a second to import, which neither bad input nor a worker's start need wait for.
     from ptm_ray.report.run import write_report
 
     cost = {
         "experts_s": experts_s,
         "distillation_s": found["elapsed_s"],
-        "total_s": time.monotonic() - started,
+        # Of all calls that the run took, as its parts are, but for the starts of Ray.
+        "total_s": experts_s + found["elapsed_s"] + evaluation_s,
         "outer_steps": len(found["rows"]),
         "skipped_updates": sum(row.skipped for row in found["rows"]),
         "peak_memory_bytes": found["peak_memory_bytes"],
@@ -212,6 +218,24 @@ def experts_alone(problem: Problem, root: Place, workers: int, watcher: Watcher,
     """`experts_with_progress`, by workers that are there for it alone: none where no expert is missing."""
     with Crew(ray.put(problem), [], gpus) as crew:
         return experts_with_progress(problem, crew, root, watcher, workers)
+
+
+def _experts(
+    problem: Problem, crew: Crew, root: Place, folder: RunFolder, watcher: Watcher
+) -> tuple[TrajectoryBuffer, float]:
+    """`experts_with_progress`, and the seconds that it took in all calls of the run in `folder`."""
+    folder.place.pull(COST)
+    path = folder.root / COST
+    before: float = json.loads(path.read_text())["experts_s"] if path.is_file() else 0.0
+    started = time.monotonic()
+    try:
+        buffer = experts_with_progress(problem, crew, root, watcher)
+    finally:
+        # Where it was interrupted too: the experts that were finished are kept.
+        seconds = before + time.monotonic() - started
+        atomic.write_text(path, json.dumps({"experts_s": seconds}))
+        folder.place.push(COST)
+    return buffer, seconds
 
 
 def _shown(watcher: Watcher, budget_s: float | None, most_steps: float) -> Callable[[Row], None]:

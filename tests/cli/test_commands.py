@@ -119,12 +119,15 @@ def test_a_run_that_was_interrupted_goes_on_with_the_same_command(distilled, fol
     saved = torch.load(checkpoint, weights_only=True)
     stopped_at, seconds = saved["step"], saved["elapsed_s"]
     assert stopped_at > 0
+    on_experts = json.loads((folder / "runs" / "b" / "cost.json").read_text())["experts_s"]
     # Time that counts from the run's own start: there are five seconds left.
     second = ptm_ray(*words.split(), "--json", "--budget-minutes", (seconds + 5) / 60, cwd=folder, **address)
     assert second.returncode == 0, second.stderr
     cost = json.loads(second.stdout.splitlines()[-1])["cost"]
     assert cost["outer_steps"] > stopped_at
     assert seconds < cost["distillation_s"] < seconds + 20
+    assert 0 < on_experts < cost["experts_s"]
+    assert cost["total_s"] > cost["experts_s"] + cost["distillation_s"]
 
 
 def test_a_run_that_is_told_to_end_says_how_to_go_on_and_leaves_no_process(distilled, folder, wait_until):
