@@ -14,11 +14,12 @@ from ptm_ray.config.models import Count, DistillConfig, Positive, Rate
 from ptm_ray.errors import ConfigError
 
 #: What decides which experts a run matches: they are trained before the trials, so that their values must be known.
-EXPERT_SETTINGS = ("mirror", "experts", "network")
+#: Some methods have experts of their own.
+EXPERT_SETTINGS = ("mirror", "experts", "network", "method")
 #: What a trial can't take over from another's checkpoint, so that pbt can't exchange it.
 FIXED_FROM_THE_START = (
     *EXPERT_SETTINGS,
-    *("ipc", "method", "seed", "schedule.start", "student.inner_lr", "student.inner_lr_by_segment"),
+    *("ipc", "seed", "schedule.start", "student.inner_lr", "student.inner_lr_by_segment"),
     *("overlap.enabled", "images.init", "images.optimiser", "images.soft_labels", "images.label_init", "images.ema"),
     "matching.easy_base",
 )

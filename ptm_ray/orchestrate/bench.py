@@ -18,17 +18,17 @@ from ptm_ray import __version__
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.suite import FULL, Cell, SuiteConfig
 from ptm_ray.data import MedicalDataset, load_dataset
-from ptm_ray.errors import PtmError
+from ptm_ray.errors import PtmError, StoreError
 from ptm_ray.evaluation import metrics
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import Nobody, Watcher, experts_alone
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import device_with
 from ptm_ray.stages.cell import Cost, Tested, run_cell, scores
-from ptm_ray.stages.experts import store_of
+from ptm_ray.stages.experts import kinds_wanted, store_of
 from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
-from ptm_ray.store.cells import TABLE, CellTable
+from ptm_ray.store.cells import TABLE, CellTable, Key
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place
 
@@ -96,9 +96,8 @@ def bench(
     finally:
         if table.rows:
             out.push(*_report(asked, out, table))
-    wanted = {(cell.dataset, cell.ipc, cell.method, cell.seed) for cell in cells}
-    failed = {k for row in table.rows if row["error"] and (k := _key_of(row)) in wanted}
-    return BenchResult((out / TABLE).shown, (out / "results.md").shown, len(wanted), len(failed))
+    wanted = {_key_of(cell) for cell in cells}
+    return BenchResult((out / TABLE).shown, (out / "results.md").shown, len(wanted), len(runner.failed))
 
 
 def _report(asked: SuiteConfig, out: Place, table: CellTable) -> tuple[str, ...]:
@@ -117,8 +116,8 @@ def _report(asked: SuiteConfig, out: Place, table: CellTable) -> tuple[str, ...]
     )
 
 
-def _key_of(row: dict[str, Any]) -> tuple[str, int, str, int]:
-    return row["dataset"], row["ipc"], row["method"], row["seed"]
+def _key_of(cell: Cell) -> Key:
+    return cell.dataset, cell.ipc, cell.method, cell.seed
 
 
 def fingerprint(asked: SuiteConfig, config: DistillConfig, dataset: MedicalDataset) -> str:
@@ -154,6 +153,7 @@ class _Runner:
     ) -> None:
         self._asked, self._out, self._table, self._experts_root = asked, out, table, experts_root
         self._watcher, self._gpus = watcher, gpus
+        self.failed: set[Key] = set()
 
     def tasks(self, cells: list[Cell], data_root: str | Path | None) -> Iterator[_Task]:
         """Those that are to be run. A cell whose images or settings can't be is recorded as failed."""
@@ -166,22 +166,23 @@ class _Runner:
                 except PtmError as error:
                     datasets[cell.dataset] = error
             dataset = datasets[cell.dataset]
-            try:
-                if isinstance(dataset, PtmError):
-                    raise dataset
-                problem = Problem(dataset, config).check()
-            except PtmError as error:
-                self._failed(cell, error)
+            if isinstance(dataset, PtmError):
+                self._failed(cell, dataset, None)
                 continue
             print_of = fingerprint(self._asked, config, dataset)
-            if not self._table.done((cell.dataset, cell.ipc, cell.method, cell.seed), print_of):
+            try:
+                problem = Problem(dataset, config).check()
+            except PtmError as error:
+                self._failed(cell, error, print_of)
+                continue
+            if not self._table.done(_key_of(cell), print_of):
                 yield _Task(cell, problem, store_of(problem, self._experts_root).key, print_of)
 
     def run(self, todo: list[_Task], workers: int) -> None:
         """Experts first, on all CPUs; then a cell on each."""
         held = {task.problem.dataset.fingerprint: [ray.put(task.problem.dataset)] for task in todo}
         loading = metrics.load_ahead()
-        buffers, experts_s = self._experts(todo, workers)
+        buffers = self._experts(todo, workers)
         # Cells have their time, and share it with nobody.
         loading.join()
         waiting = [task for task in todo if task.experts in buffers]
@@ -192,50 +193,48 @@ class _Runner:
         while waiting or running:
             while waiting and len(running) < workers:
                 task = waiting.pop(0)
-                shared = held[task.problem.dataset.fingerprint], task.problem.config, buffers[task.experts]
+                problem = task.problem
+                buffer = buffers[task.experts].first(problem.experts.count)
+                shared = held[problem.dataset.fingerprint], problem.config, buffer
                 running[remote.remote(*shared, self._folder(task), self._asked, task.cell, device)] = task
             now = ", ".join(task.cell.name for task in running.values())
             self._watcher.update("cells", done, done + len(waiting) + len(running), now)
             (ready,), _ = ray.wait(list(running), num_returns=1)
-            self._finish(running.pop(ready), ready, buffers, experts_s)
+            self._finish(running.pop(ready), ready, buffers)
             done += 1
         self._watcher.update("cells", done, done, f"{time.monotonic() - started:.0f} s")
 
-    def _experts(self, todo: list[_Task], workers: int) -> tuple[dict[str, TrajectoryBuffer], dict[str, float | None]]:
-        """The trajectories of every kind of expert that is asked for, by its key, and the seconds that they took."""
+    def _experts(self, todo: list[_Task], workers: int) -> dict[str, TrajectoryBuffer]:
+        """The trajectories of every kind of expert, as many as any cell asks for, by its key."""
         buffers: dict[str, TrajectoryBuffer] = {}
-        seconds: dict[str, float | None] = {}
-        wanted = {task.experts: task.problem for task in todo}
-        for key, problem in wanted.items():
-            store = store_of(problem, self._experts_root)
-            new = len(store.missing(problem.experts.count)) == problem.experts.count
+        for key, problem in kinds_wanted(task.problem for task in todo).items():
+            count, store = problem.experts.count, store_of(problem, self._experts_root)
+            new = len(store.missing(count)) == count
             started = time.monotonic()
             try:
                 buffers[key] = experts_alone(problem, self._experts_root, workers, self._watcher, self._gpus)
             except PtmError as error:
                 for task in todo:
                     if task.experts == key:
-                        self._failed(task.cell, error)
+                        self._failed(task.cell, error, task.fingerprint)
                 continue
             if new:
-                self._table.note_experts(key, time.monotonic() - started)
-            seconds[key] = self._table.experts_s(key)
-        return buffers, seconds
+                self._table.note_experts(key, count, time.monotonic() - started)
+        return buffers
 
     def _folder(self, task: _Task) -> Place:
         # By its fingerprint: no cell goes on from what another one, of other settings, left.
         return self._out / WORK / f"{task.cell.name}-{task.fingerprint[:8]}"
 
-    def _finish(
-        self, task: _Task, ref: Any, buffers: dict[str, TrajectoryBuffer], experts_s: dict[str, float | None]
-    ) -> None:
+    def _finish(self, task: _Task, ref: Any, buffers: dict[str, TrajectoryBuffer]) -> None:
         try:
             tested, cost = ray.get(ref)
         except RayTaskError as error:
-            self._failed(task.cell, error.cause if isinstance(error.cause, Exception) else error)
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            self._failed(task.cell, cause, task.fingerprint)
             return
         except RayError as error:
-            self._failed(task.cell, error)
+            self._failed(task.cell, error, task.fingerprint)
             return
         experts = task.problem.experts
         learned = self._asked.kind(task.cell.method) != FULL
@@ -243,12 +242,13 @@ class _Runner:
         about = {
             **self._named(task.cell),
             "experts": task.experts if learned else None,
-            "experts_s": experts_s[task.experts] if learned else 0.0,
+            "experts_s": self._table.experts_s(task.experts, experts.count) if learned else 0.0,
             "buffer_bytes": buffer_bytes if learned else 0,
             "fingerprint": task.fingerprint,
         }
         self._table.put({**about, **score} for score in scores(tested, cost, task.problem.dataset))
-        with contextlib.suppress(OSError):
+        # The cell is finished, whether or not what it worked on can be removed now.
+        with contextlib.suppress(StoreError):
             self._folder(task).remove()
 
     def _named(self, cell: Cell) -> dict[str, Any]:
@@ -260,7 +260,12 @@ class _Runner:
             "seed": cell.seed,
         }
 
-    def _failed(self, cell: Cell, error: Exception) -> None:
+    def _failed(self, cell: Cell, error: Exception, print_of: str | None) -> None:
+        """`print_of`: the fingerprint of what was asked for; None where, without its images, there is none."""
         said = " ".join(str(error).split()) or type(error).__name__
-        self._table.put([{**self._named(cell), "error": said}])
+        self.failed.add(_key_of(cell))
+        # Rows of other settings would pass for those of the ones that failed. Where nobody can say whose they are, they
+        # stay: a call that lacks the images must not cost the hours that they took.
+        if not self._table.done(_key_of(cell), print_of):
+            self._table.put([{**self._named(cell), "error": said}])
         log.warning("%s failed: %s", cell.name, said)

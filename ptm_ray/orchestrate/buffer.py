@@ -1,6 +1,6 @@
 """The trajectory buffer: every snapshot its own object in Ray's store, and the files as the truth after any loss."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -24,6 +24,10 @@ class TrajectoryBuffer:
     @property
     def num_experts(self) -> int:
         return len(self.snapshots)
+
+    def first(self, count: int) -> "TrajectoryBuffer":
+        """Of so many experts alone: their number is no part of what names them, so those who want fewer share these."""
+        return replace(self, snapshots=self.snapshots[:count])
 
     def vector(self, expert: int, snapshot: int) -> Vector:
         """A read-only view, (params,) float32."""

@@ -4,10 +4,10 @@ import contextlib
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from ptm_ray.errors import PtmError, WorkerFailed
-from ptm_ray.orchestrate.workers import start_workers
+from ptm_ray.orchestrate.workers import LOST, start_workers
 
 #: What a worker was lost over is tried this often.
 TRIES = 3
@@ -71,7 +71,7 @@ class Crew:
         other = self._arriving.pop(arrived)
         try:
             ray.get(arrived)
-        except RayActorError:
+        except LOST:
             del self._answers[other]
             return None
         self.members.append(other)

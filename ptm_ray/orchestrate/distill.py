@@ -1,5 +1,6 @@
 """The main job on Ray: experts, buffer, distillation, evaluation, set."""
 
+import json
 import logging
 import platform
 import time
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from ptm_ray import __version__
 from ptm_ray.config import DistillConfig
@@ -26,13 +27,18 @@ from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
 from ptm_ray.orchestrate.experts import fill_buffer
 from ptm_ray.orchestrate.session import connected, count_workers
+from ptm_ray.orchestrate.workers import LOST
 from ptm_ray.stages.matching import Row
 from ptm_ray.stages.problem import Problem
+from ptm_ray.store import atomic
 from ptm_ray.store.artefact import SyntheticSet
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place
 
 log = logging.getLogger(__name__)
+
+#: What a run's experts took, in its folder: a call that goes on with it finds them there.
+COST = "cost.json"
 
 
 class Watcher(Protocol):
@@ -113,16 +119,20 @@ def distill(
     """
     watcher = watcher or Nobody()
     problem = Problem(dataset, config).check()
-    folder = RunFolder(out)
-    folder.claim(run_identity(config, dataset))
-    started = time.monotonic()
+    folder, identity = RunFolder(out), run_identity(config, dataset)
+    fresh = folder.place.is_empty()
+    if not fresh:
+        # What holds anything else is refused before Ray starts.
+        folder.claim(identity)
     with connected(workers):
         there = count_workers(workers, gpus)
         if config.matchers > there and not gpus:
             raise ConfigError(f"{config.matchers} matchers want a CPU each, but there are {there}; lower matchers")
+        if fresh:
+            # Not before: what is refused above is mended by settings, which make it another run.
+            folder.claim(identity)
         with Crew.start(ray.put(problem), there, gpus) as crew:
-            buffer = experts_with_progress(problem, crew, experts_root, watcher)
-            experts_s = time.monotonic() - started
+            buffer, experts_s = _experts(problem, crew, experts_root, folder, watcher)
             found = _distillation(config, crew, buffer, folder, budget_s, watcher)
             held = folder.load_result()
             if held is not None and held["cost"]["outer_steps"] == len(found["rows"]):
@@ -130,14 +140,17 @@ def distill(
                 return DistillResult(folder.set_place.shown, held["scores"], held["cost"])
             arrays = (found["images"], found["labels"])
             kinds: tuple[Kind, ...] = ("synthetic", *config.evaluation.compare_with)
+            started = time.monotonic()
             results = _evaluation(problem, crew, arrays, kinds, watcher)
+            evaluation_s = time.monotonic() - started
     # Pictures take a third of a second to import, which neither bad input nor a worker's start need wait for.
     from ptm_ray.report.run import write_report
 
     cost = {
         "experts_s": experts_s,
         "distillation_s": found["elapsed_s"],
-        "total_s": time.monotonic() - started,
+        # Of all calls that the run took, as its parts are, but for the starts of Ray.
+        "total_s": experts_s + found["elapsed_s"] + evaluation_s,
         "outer_steps": len(found["rows"]),
         "skipped_updates": sum(row.skipped for row in found["rows"]),
         "peak_memory_bytes": found["peak_memory_bytes"],
@@ -208,6 +221,24 @@ def experts_alone(problem: Problem, root: Place, workers: int, watcher: Watcher,
         return experts_with_progress(problem, crew, root, watcher, workers)
 
 
+def _experts(
+    problem: Problem, crew: Crew, root: Place, folder: RunFolder, watcher: Watcher
+) -> tuple[TrajectoryBuffer, float]:
+    """`experts_with_progress`, and the seconds that it took in all calls of the run in `folder`."""
+    folder.place.pull(COST)
+    path = folder.root / COST
+    before: float = json.loads(path.read_text())["experts_s"] if path.is_file() else 0.0
+    started = time.monotonic()
+    try:
+        buffer = experts_with_progress(problem, crew, root, watcher)
+    finally:
+        # Where it was interrupted too: the experts that were finished are kept.
+        seconds = before + time.monotonic() - started
+        atomic.write_text(path, json.dumps({"experts_s": seconds}))
+        folder.place.push(COST)
+    return buffer, seconds
+
+
 def _shown(watcher: Watcher, budget_s: float | None, most_steps: float) -> Callable[[Row], None]:
     """What shows the watcher an outer step."""
     total = budget_s or most_steps
@@ -259,7 +290,7 @@ def _by_one(
             found: dict[str, Any] = ray.get(leader.result.remote())
         except RayTaskError as error:
             raise cause_of(error, "distilling") from error
-        except RayActorError as error:
+        except LOST as error:
             crew.lost(leader)
             if attempt + 1 == TRIES:
                 raise WorkerFailed(

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from ptm_ray.core.whitening import Whitening
 from ptm_ray.errors import WorkerFailed
 from ptm_ray.evaluation.protocol import Job, summarise
 from ptm_ray.evaluation.train import Training
 from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
-from ptm_ray.orchestrate.workers import LEGS, Arrays
+from ptm_ray.orchestrate.workers import LEGS, LOST, Arrays
 from ptm_ray.stages.problem import Problem
 
 Scores = dict[str, dict[str, dict[str, float | int]]]
@@ -136,7 +136,7 @@ def predict(
             made = ray.get(ready)
         except RayTaskError as error:
             raise cause_of(error, f"evaluating {job}") from error
-        except RayActorError as error:
+        except LOST as error:
             failed[job] += 1
             if failed[job] >= TRIES:
                 raise WorkerFailed(f"the worker that evaluated {job} died {TRIES} times; last: {error}") from error

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from ptm_ray.errors import WorkerFailed
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
+from ptm_ray.orchestrate.workers import LOST
 from ptm_ray.stages.experts import store_of
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.places import Place
@@ -126,12 +127,12 @@ class _Run:
             ray.get(self._refs[latest][-1])
         except RayTaskError as error:
             raise cause_of(error, _named(experts)) from error
-        except RayActorError as error:
+        except LOST as error:
             self._retry(worker, experts, error)
         else:
             self._finished += self._snapshot_steps[-1] * len(experts)
 
-    def _retry(self, worker: Any, experts: list[int], error: RayActorError) -> None:
+    def _retry(self, worker: Any, experts: list[int], error: RayError) -> None:
         for expert in experts:
             self._failed[expert] = self._failed.get(expert, 0) + 1
             del self._refs[expert]

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from ptm_ray.errors import ConfigError, Terminated, WorkerFailed
+from ptm_ray.errors import ConfigError, Terminated, WorkerFailed, first_line
 
 
 def _private_token() -> None:
@@ -45,29 +45,34 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
     Uses the connection that is already there; else the cluster at RAY_ADDRESS (as in a submitted job); else starts a
     local Ray with `num_cpus` CPUs (by default all), without dashboard, reachable from this machine alone, and stops it
     at the end. SIGTERM ends the block with `Terminated`, as Ctrl-C does with `KeyboardInterrupt`, but where the process
-    has a handler of its own. Raises `WorkerFailed` where a named cluster can't be reached.
+    has a handler of its own. Raises `WorkerFailed` where a named cluster can't be reached, `ConfigError` for no CPUs.
     """
+    if num_cpus is not None and num_cpus < 1:
+        raise ConfigError(f"{num_cpus} workers asked for; give 1 or more, or leave --workers out for one on every CPU")
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
     handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-    try:
-        if address:
+    if address:
+        try:
             ray.init(address=address, log_to_driver=False)
-        else:
-            _private_token()
-            # Its greeting and its word on tokens are for those who run a cluster; errors still come through.
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-    except ConnectionError as error:
-        raise WorkerFailed(f"no Ray cluster answers at {address} ({error}); check RAY_ADDRESS, or unset it") from error
+        # The latter two are of other versions, and of what is no address of a cluster.
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise WorkerFailed(
+                f"no Ray cluster answers at {address} ({first_line(error)}); check RAY_ADDRESS, or unset it"
+            ) from error
+    else:
+        _private_token()
+        # Its greeting and its word on tokens are for those who run a cluster; errors still come through.
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     # Ray has set a handler that dumps the stack and aborts.
     _answer_sigterm(_end if handler == signal.SIG_DFL else handler)
     try:

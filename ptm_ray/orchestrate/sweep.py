@@ -35,7 +35,7 @@ from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, experts_alone,
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import RemoteScorer, SharedEvaluator, device_with, validate_here
 from ptm_ray.stages.distill import Distillation
-from ptm_ray.stages.experts import store_of
+from ptm_ray.stages.experts import kinds_wanted, store_of
 from ptm_ray.stages.matching import Row
 from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
@@ -149,12 +149,10 @@ def _require_resources(asked: SweepConfig) -> None:
 def _buffers(
     problems: list[Problem], root: Place, workers: int | None, gpus: float, watcher: Watcher
 ) -> dict[str, TrajectoryBuffer]:
-    """The trajectories of every kind of expert that trials will ask for, by the name of their folder."""
-    buffers = {}
-    for problem in problems:
-        buffer = experts_alone(problem, root, count_workers(workers, gpus), watcher, gpus)
-        buffers[buffer.store.key] = buffer
-    return buffers
+    """The trajectories of every kind of expert, as many as any trial will ask for, by the name of their folder."""
+    there = count_workers(workers, gpus)
+    wanted = kinds_wanted(problems)
+    return {key: experts_alone(problem, root, there, watcher, gpus) for key, problem in wanted.items()}
 
 
 def _evaluators(count: int) -> list[Any]:
@@ -178,7 +176,7 @@ def trial(
     keep_memory()
     config = asked.config(chosen)
     problem = Problem(ray.get(dataset[0]), config).check().on(device_with(asked.gpus_per_trial))
-    buffer = buffers[store_of(problem, "").key]
+    buffer = buffers[store_of(problem, "").key].first(config.experts.count)
     ask = [partial(evaluator.validate.remote, dataset, config) for evaluator in evaluators]
     scorer = RemoteScorer(ask, partial(validate_here, Evaluator(problem)))
     with tempfile.TemporaryDirectory() as scratch:

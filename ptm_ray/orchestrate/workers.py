@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.models import SCORED_BY
@@ -33,6 +33,9 @@ from ptm_ray.store.places import Place
 
 #: A set on its way between processes: images and label probabilities.
 Arrays = tuple[np.ndarray, np.ndarray]
+#: What is raised of an actor that is lost. One that Ray's memory monitor has ended is told apart by Ray, not by us:
+#: whoever takes its work on may find more memory free.
+LOST = (RayActorError, OutOfMemoryError)
 #: Parts that an evaluation job can be divided into.
 LEGS = 6
 
@@ -156,7 +159,7 @@ class RemoteScorer:
             tag, arrays, ask = self._pending.pop(ref)
             try:
                 self._scored.append((tag, torch.tensor(ray.get(ref))))
-            except RayActorError:
+            except LOST:
                 self._ask = [other for other in self._ask if other is not ask]
                 self._hand_out(tag, arrays)
 

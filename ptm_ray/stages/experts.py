@@ -1,6 +1,6 @@
 """Training experts: what an expert actor does."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -68,6 +68,16 @@ class ExpertTrainer:
             yield from (vector for vector in vectors)
         for expert, own in zip(experts, zip(*made, strict=True), strict=True):
             store.write(Trajectory(expert, own, self._problem.epochs()))
+
+
+def kinds_wanted(problems: Iterable[Problem]) -> dict[str, Problem]:
+    """The name of each kind of expert, and the problem that wants the most of them."""
+    wanted: dict[str, Problem] = {}
+    for problem in problems:
+        key = store_of(problem, "").key
+        if key not in wanted or problem.experts.count > wanted[key].experts.count:
+            wanted[key] = problem
+    return wanted
 
 
 def store_of(problem: Problem, root: str | Path | Place) -> TrajectoryStore:

@@ -78,7 +78,8 @@ class TrajectoryMatching:
         """Back to a saved state."""
         self._plan_segments(state["start"])
         self.progress = Progress(*state["progress"])
-        if self.mitigation is not None:
+        # A population's trial that begins to mitigate may go on from one that did not.
+        if self.mitigation is not None and state["mitigation"] is not None:
             self.mitigation.load_state_dict(state["mitigation"])
 
     @property

@@ -59,7 +59,7 @@ class CellTable:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._experts_s = self._read_experts()
+        self._experts = self._read_experts()
         self._rows: dict[Key, list[Row]] = {}
         for row in self._read():
             self._rows.setdefault(_key(row), []).append(row)
@@ -69,10 +69,10 @@ class CellTable:
         """All rows, cell by cell."""
         return [row for rows in self._rows.values() for row in rows]
 
-    def done(self, key: Key, fingerprint: str) -> bool:
-        """Whether a cell was finished as it is asked for now."""
+    def done(self, key: Key, fingerprint: str | None) -> bool:
+        """Whether a cell was finished as it is asked for now; without a `fingerprint`, in any way."""
         rows = self._rows.get(key, [])
-        return bool(rows) and all(row["fingerprint"] == fingerprint and row["error"] is None for row in rows)
+        return bool(rows) and all(fingerprint in (None, row["fingerprint"]) and row["error"] is None for row in rows)
 
     def put(self, rows: Iterable[Row]) -> None:
         """A cell's rows, in place of those it had; on disk when this returns."""
@@ -83,20 +83,24 @@ class CellTable:
             pq.write_table(pa.Table.from_pylist(self.rows, schema=SCHEMA), temporary)
         self._place.push(TABLE)
 
-    def note_experts(self, experts: str, seconds: float) -> None:
-        """Remembers what training these experts took, for cells that find them there."""
-        self._experts_s[experts] = seconds
-        atomic.write_text(self._place.local / EXPERTS, json.dumps(self._experts_s, indent=1))
+    def note_experts(self, experts: str, count: int, seconds: float) -> None:
+        """Remembers what training so many of these experts took, for cells that find them there."""
+        self._experts[experts] = {"count": count, "seconds": seconds}
+        atomic.write_text(self._place.local / EXPERTS, json.dumps(self._experts, indent=1))
         self._place.push(EXPERTS)
 
-    def experts_s(self, experts: str) -> float | None:
-        """Seconds that training these experts took, if it was done for this table."""
-        return self._experts_s.get(experts)
+    def experts_s(self, experts: str, count: int) -> float | None:
+        """Seconds that training so many of these experts took, if it was done for this table: one is like another."""
+        held = self._experts.get(experts)
+        if isinstance(held, dict):
+            return held["seconds"] * count / held["count"]
+        # Earlier tables have the seconds alone, of as many as every cell had.
+        return held
 
-    def _read_experts(self) -> dict[str, float]:
+    def _read_experts(self) -> dict[str, float | dict[str, float]]:
         self._place.pull(EXPERTS)
         path = self._place.local / EXPERTS
-        found: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+        found: dict[str, float | dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}
         return found
 
     def _read(self) -> list[Row]:

@@ -125,11 +125,11 @@ class Place:
             shutil.rmtree(self.local, ignore_errors=True)
 
     def remove(self) -> None:
-        """Everything there, and its copy here."""
+        """Everything there, if anything is, and its copy here."""
         shutil.rmtree(self.local, ignore_errors=True)
         if self.url is not None:
             filesystem, path = self._filesystem
-            with self._answering("written"):
+            with self._answering("written"), contextlib.suppress(FileNotFoundError):
                 filesystem.delete_dir(path)
 
     @contextlib.contextmanager

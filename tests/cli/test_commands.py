@@ -128,12 +128,15 @@ def test_a_run_that_was_interrupted_goes_on_with_the_same_command(distilled, fol
     saved = torch.load(checkpoint, weights_only=True)
     stopped_at, seconds = saved["step"], saved["elapsed_s"]
     assert stopped_at > 0
+    on_experts = json.loads((folder / "runs" / "b" / "cost.json").read_text())["experts_s"]
     # Time that counts from the run's own start: there are five seconds left.
     second = ptm_ray(*words.split(), "--json", "--budget-minutes", (seconds + 5) / 60, cwd=folder, **address)
     assert second.returncode == 0, second.stderr
     cost = json.loads(second.stdout.splitlines()[-1])["cost"]
     assert cost["outer_steps"] > stopped_at
     assert seconds < cost["distillation_s"] < seconds + 20
+    assert 0 < on_experts < cost["experts_s"]
+    assert cost["total_s"] > cost["experts_s"] + cost["distillation_s"]
 
 
 def test_a_run_that_is_told_to_end_says_how_to_go_on_and_leaves_no_process(distilled, folder, wait_until):
@@ -179,6 +182,7 @@ BAD = {
     "too many images": (["distill", "--data", "cells.npz", "--ipc", "41"], "--images.init noise or real-resampled"),
     "schedule": (["distill", "--schedule.kind", "progres"], "progress"),
     "no budget": (["distill", "--data", "cells.npz", "--budget-minutes", "0"], "must be above 0, got 0"),
+    "no workers": (["distill", "--data", "cells.npz", "--workers", "0"], "0 workers asked for; give 1 or more"),
     "settings file": (["distill", "--config", "gone.toml"], "no settings file gone.toml"),
     "no set": (["evaluate", "nowhere"], "no synthetic set nowhere"),
     "network": (["evaluate", "runs/a", "--data", "cells.npz", "--networks", "resnet81"], "did you mean 'resnet18'"),
@@ -215,6 +219,14 @@ def test_the_installed_command_refuses_it_too(case, folder):
     words, message = BAD[case]
     said = ptm_ray(*words, cwd=folder)
     assert_refused(said.returncode, said.stdout, said.stderr, message)
+
+
+def test_an_address_that_is_no_clusters_is_one_clear_line(distilled, folder):
+    said = ptm_ray("experts", "--data", "cells.npz", cwd=folder, RAY_ADDRESS="http://127.0.0.1:8265")
+    assert said.returncode == 1
+    (line,) = said.stderr.splitlines()
+    assert line.startswith("ptm-ray: no Ray cluster answers at http://127.0.0.1:8265 (")
+    assert line.endswith("; check RAY_ADDRESS, or unset it")
 
 
 def assert_refused(code, out, err, message):

@@ -100,6 +100,16 @@ def test_experts_are_wanted_for_every_combination_of_what_decides_them_and_no_mo
     assert len(wanted) == 4
 
 
+def test_experts_are_wanted_of_methods_that_have_their_own():
+    wanted = SweepConfig.of({"space": {"method": ["ptm", "ftd"], "network.width": [8, 16]}}).experts_wanted()
+    assert {(config.experts.flat_radius > 0, config.network.width) for config in wanted} == {
+        (False, 8),
+        (False, 16),
+        (True, 8),
+        (True, 16),
+    }
+
+
 def test_numbers_that_a_search_perturbs_stay_what_the_setting_takes():
     space = {"student.steps_max": {"low": 10, "high": 30, "integer": True}, "overlap.weight": {"low": 1, "high": 4}}
     asked = SweepConfig.of({"space": space})

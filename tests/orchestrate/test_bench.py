@@ -95,13 +95,18 @@ def test_the_same_call_again_runs_nothing_and_more_cells_run_alone(copied):
 def test_a_cell_is_run_again_once_its_settings_have_changed(copied):
     out = copied / "out"
     before = {str(row) for row in rows_of(out) if row["method"] != "ptm"}
-    bench(copied, out, methods={"ptm": {"outer_steps": 3}, "dm": {}, "random": {}, "full": {}})
-    assert {str(row) for row in rows_of(out) if row["method"] != "ptm"} == before
-    again = [row for row in rows_of(out) if row["method"] == "ptm"]
+    changed = {"method": "ptm", "outer_steps": 3}
+    fewer = {**changed, "experts": {"count": 1}}
+    bench(copied, out, methods={"ptm": changed, "fewer": fewer, "dm": {}, "random": {}, "full": {}})
+    assert {str(row) for row in rows_of(out) if row["method"] not in ("ptm", "fewer")} == before
+    again, of_one = ([row for row in rows_of(out) if row["method"] == method] for method in ("ptm", "fewer"))
     assert {row["outer_steps"] for row in again} == {3}
     # What its experts took is remembered though they were there.
     assert {row["experts_s"] for row in again} == {row["experts_s"] for row in rows_of(out) if row["method"] == "dm"}
-    assert again[0]["experts_s"] > 0
+    assert again[0]["experts_s"] == 2 * of_one[0]["experts_s"] > 0
+    # Of those that share experts each matches as many as it asks for.
+    assert again[0]["buffer_bytes"] == 2 * of_one[0]["buffer_bytes"]
+    assert [row["calibration_error"] for row in again] != [row["calibration_error"] for row in of_one]
 
 
 def test_a_dataset_that_is_missing_fails_alone_and_is_tried_again(copied):
@@ -114,6 +119,20 @@ def test_a_dataset_that_is_missing_fails_alone_and_is_tried_again(copied):
     assert "unknown dataset 'gone'" in result.report.read_text()
     write_dataset(copied / "gone.npz", small_dataset())
     assert bench(copied, out, **asked).failed == 0
+
+
+def test_what_is_finished_outlives_its_images_but_not_settings_that_can_not_be(copied, caplog):
+    out = copied / "out"
+    before = rows_of(out)
+    methods = {"ptm": {}, "dm": {"network": {"depth": 9}}, "random": {}, "full": {}}
+    assert bench(copied, out, methods=methods, only=["dm"]).failed == 1
+    (refused,) = (row for row in rows_of(out) if row["method"] == "dm")
+    assert "depth" in refused["error"]
+    (copied / "small.npz").unlink()
+    result = bench(copied, out)
+    assert (result.cells, result.failed) == (4, 4)
+    assert "small-ipc1-random-0 failed: unknown dataset 'small'" in caplog.text
+    assert [row for row in rows_of(out) if row["method"] != "dm"] == [row for row in before if row["method"] != "dm"]
 
 
 def test_cells_that_can_not_be_or_come_to_nothing_stop_nobody(copied):

@@ -41,7 +41,7 @@ def test_the_folder_holds_set_card_pictures_and_result(made):
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert files == {
         *(f"set/{name}" for name in ("synthetic.parquet", "synthetic.npz", "recipe.json", "card.md", "grid.png")),
-        *("run.json", "result.json", "checkpoint.pt", "curve.png", "report.html"),
+        *("run.json", "result.json", "cost.json", "checkpoint.pt", "curve.png", "report.html"),
     }
     for picture in (out / "set" / "grid.png", out / "curve.png"):
         shown = np.asarray(Image.open(picture).convert("L"))

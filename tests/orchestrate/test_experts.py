@@ -43,6 +43,13 @@ def test_experts_on_ray_are_those_trained_in_one_process(trained):
             np.testing.assert_array_equal(buffer.vector(expert, snapshot), vector)
 
 
+def test_whoever_wants_fewer_experts_matches_the_first_of_them(trained):
+    buffer = trained[2]
+    fewer = buffer.first(2)
+    assert (fewer.num_experts, fewer.store) == (2, buffer.store)
+    np.testing.assert_array_equal(fewer.vector(1, 3), buffer.vector(1, 3))
+
+
 def test_progress_counts_training_steps_up_to_all_of_them(trained):
     problem, _, _, seen = trained
     done = [done for done, _ in seen]

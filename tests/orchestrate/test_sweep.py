@@ -220,11 +220,13 @@ def test_optuna_and_asha_find_their_way_to_a_best_set(made, tmp_path):
 
 
 def test_trials_are_compared_by_the_metric_asked_for_and_end_once_they_reach_the_score(made, tmp_path):
-    asked = {**GRID, **IN_TURN, "metric": "accuracy", "stop_at": 0.01, "space": {"seed": [0, 1]}}
+    asked = {**GRID, **IN_TURN, "metric": "accuracy", "stop_at": 0.01, "space": {"experts.count": [2, 1]}}
     result = swept(asked, tmp_path / "out", made[2] / "experts")
     rows = table(tmp_path / "out")
     assert all(row["outer_step"] < SETTINGS["outer_steps"] for row in rows)
     assert result.score == max(row["validation_accuracy"] for row in rows)
+    # Of the experts that they share, each matched as many as it asked for.
+    assert rows[0]["loss"] != rows[1]["loss"]
     assert "validation accuracy, percent" in (tmp_path / "out" / "trials.md").read_text()
 
 

@@ -59,5 +59,7 @@ def test_more_matchers_than_cpus_are_refused_before_any_expert_trains(ray_cluste
     with pytest.raises(ConfigError, match="3 matchers want a CPU each, but there are 2; lower matchers"):
         ptm.distill(small_dataset(), out=tmp_path / "out", experts_dir=tmp_path / "ex", **settings, matchers=3)
     assert not (tmp_path / "ex").exists()
+    # With fewer of them, it is accepted in the same folder.
+    assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="3 matchers want an expert each, but there are 2"):
         ptm.distill(small_dataset(), out=tmp_path / "out", experts_dir=tmp_path / "ex", **SETTINGS, matchers=3)

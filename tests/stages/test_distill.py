@@ -178,6 +178,20 @@ def test_after_a_cycle_that_was_undone_the_next_waits_twice_as_long(tmp_path):
     assert "".join(row.phase[0] for row in kept.run()) == "mssrrmssrrms"
 
 
+@pytest.mark.parametrize("weights", [(0.0, 1.0), (1.0, 0.0)])
+def test_a_population_exchanges_weights_that_turn_mitigation_on_or_off(tmp_path, weights):
+    first, then = (
+        small_problem(**merge(EVERYTHING, {"overlap": {"weight": weight}}), evaluation={"validate_every": 100})
+        for weight in weights
+    )
+    list(distillation(first, tmp_path, ScriptedScorer(0.5)).run(stop_after=2))
+    run = distillation(then, tmp_path, ScriptedScorer(0.5))
+    assert run.step == 2
+    list(run.run())
+    assert bool(run.cycles) == (weights[1] > 0)
+    assert ("separate" in {row.phase for row in run.rows[2:]}) == (weights[1] > 0)
+
+
 def test_a_set_in_mid_cycle_is_no_candidate(tmp_path):
     settings = {**EVERYTHING, "overlap": {**EVERYTHING["overlap"], "separate_steps": 20}}
     run = distillation(small_problem(**settings), tmp_path, ScriptedScorer(0.5))

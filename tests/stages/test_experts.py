@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ptm_ray.core.seeds import Seeds
-from ptm_ray.stages.experts import ExpertTrainer, store_of
+from ptm_ray.stages.experts import ExpertTrainer, kinds_wanted, store_of
 from tests.small import small_problem
 
 
@@ -56,3 +56,10 @@ def test_ftds_experts_start_as_mtts_take_another_way_and_are_kept_apart(tmp_path
     np.testing.assert_array_equal(plain[0], flat[0])
     assert not np.array_equal(plain[1], flat[1])
     assert store_of(problems["mtt"], tmp_path).key != store_of(problems["ftd"], tmp_path).key
+
+
+def test_of_each_kind_of_expert_as_many_are_wanted_as_anybody_wants():
+    counts = [{"count": 2}, {"count": 8}, {"count": 5}, {"count": 1, "lr": 0.02}]
+    wanted = kinds_wanted(small_problem(experts=experts) for experts in counts)
+    assert [problem.experts.count for problem in wanted.values()] == [8, 1]
+    assert all(store_of(problem, "").key == key for key, problem in wanted.items())
