@@ -23,6 +23,9 @@ def test_what_is_imported_exists(path):
 
 
 def test_the_worker_that_only_hands_over_is_called_as_a_real_one():
+    def asks(method):
+        # Ray adds one of its own to the methods of a class that it has started.
+        return [name for name in inspect.signature(method).parameters if not name.startswith("_ray")]
+
     for name, method in inspect.getmembers(Stand, inspect.isfunction):
-        real = inspect.signature(getattr(Worker, name)).parameters
-        assert name == "__init__" or list(inspect.signature(method).parameters) == list(real)
+        assert name == "__init__" or asks(method) == asks(getattr(Worker, name))
