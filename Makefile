@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/cellphantom
 
+# Every process would compile anew whatever it imports where none may write bytecode; the tests start two hundred.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: distill test pytest lint results clean
 
 distill: $(VENV)/.installed
@@ -13,8 +16,6 @@ distill: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@$(MAKE) --no-print-directory --jobs 2 lint pytest
 
-# Some two hundred processes start, each of which would compile this package anew where none may write bytecode.
-pytest: export PYTHONDONTWRITEBYTECODE =
 pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
@@ -28,21 +29,18 @@ results: $(VENV)/.installed
 	$(BIN)/ptm-ray bench tune_configs/suites/local.toml --data-root $(DATA_ROOT) --out docs/bench/local
 	$(BIN)/python -m benchmarks.readme docs/bench/local
 
+# Without compiling twenty thousand modules, of which a run imports a fifth and keeps what it has compiled itself.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
-# On all cores, where pip compiles one module after another. Some packages hold templates that don't compile.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
 # torch goes first: the rest then finds it present and brings no second build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --editable .
-	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[dev]'
-	@$(COMPILE)
 	@touch $@
 
 clean:

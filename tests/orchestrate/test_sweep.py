@@ -13,7 +13,8 @@ import ptm_ray as ptm
 from ptm_ray.config.base import merge
 from ptm_ray.errors import ConfigError, StoreError
 from tests.processes import workers_named
-from tests.small import SETTINGS, small_dataset
+from tests.small import SETTINGS, InMemory, small_dataset, small_problem
+from tests.stages.test_distill import distillation
 
 QUICK = merge(
     SETTINGS,
@@ -167,7 +168,9 @@ def test_a_sweep_whose_state_was_half_written_begins_again(single, made, caplog)
 def test_a_trial_that_is_killed_goes_on_from_its_checkpoint(made, tmp_path, wait_until):
     settings = {**QUICK, "outer_steps": 40}
     asked = {**GRID, "settings": settings, "space": {"seed": [0]}}
-    whole = ptm.distill(small_dataset(), out=tmp_path / "whole", experts_dir=made[2] / "experts", workers=1, **settings)
+    problem = small_problem(**settings)
+    whole = distillation(problem, tmp_path / "whole", trajectories=InMemory(problem))
+    list(whole.run())
     found = []
     run = threading.Thread(target=lambda: found.append(swept(asked, tmp_path / "out", made[2] / "experts")))
     run.start()
@@ -180,7 +183,7 @@ def test_a_trial_that_is_killed_goes_on_from_its_checkpoint(made, tmp_path, wait
     assert (result.trials, result.failed) == (1, 0)
     (row,) = table(tmp_path / "out")
     assert (row["outer_step"], row["error"]) == (40, None)
-    assert np.array_equal(ptm.SyntheticSet.load(result.set).images, ptm.SyntheticSet.load(whole.set).images)
+    assert np.array_equal(ptm.SyntheticSet.load(result.set).images, whole.result().images.numpy())
     reported = (next((tmp_path / "out" / "tune" / "trials").glob("trial-*")) / "result.json").read_text().splitlines()
     pids = {json.loads(line)["pid"] for line in reported}
     assert len(pids) == 2
