@@ -96,12 +96,16 @@ class Crew:
         if count is None:
             leaving += self._arriving.values()
             self._arriving = {}
-        answers = [self._answers.pop(member) for member in leaving]
-        if answers:
-            # One that is killed between getting its CPU and starting keeps that CPU for good: Ray (2.60) then finds no
-            # actor to kill in its process, and a job that wants the CPU waits for ever.
-            ray.wait(answers, num_returns=len(answers), timeout=START_LIMIT_S, fetch_local=False)
-        for member in leaving:
+        answers = {self._answers.pop(member): member for member in leaving}
+        # One that is killed between getting its CPU and starting keeps that CPU for good: Ray (2.60) then finds no
+        # actor to kill in its process, and a job that wants the CPU waits for ever. Those that have started go first:
+        # where a node was lost, another may have waited for a CPU of theirs, and starts now.
+        for limit_s in (0.0, START_LIMIT_S):
+            if answers:
+                started, _ = ray.wait(list(answers), num_returns=len(answers), timeout=limit_s, fetch_local=False)
+                for answer in started:
+                    ray.kill(answers.pop(answer))
+        for member in answers.values():
             ray.kill(member)
 
     def _sent_for(self, count: int) -> list[Any]:
