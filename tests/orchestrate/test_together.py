@@ -50,6 +50,7 @@ def test_two_give_the_set_of_a_team_of_two_though_one_is_lost_after_a_checkpoint
 
     assert watcher.killed
     assert watcher.done[-1] == FEWER["outer_steps"]
+    assert set(watcher.done) == set(range(1, FEWER["outer_steps"] + 1))
     again = [later for earlier, later in itertools.pairwise(watcher.done) if later <= earlier]
     assert all(step > 1 for step in again), "it began anew"
 
