@@ -36,8 +36,8 @@ def a_set(**settings):
         "config": problem.config.model_dump(mode="json"),
     }
     pixels, labels = data.train.images[rows], data.train.labels[rows]
-    matrix = None if seen_as.matrix is None else seen_as.matrix.numpy()
-    return SyntheticSet(problem.normalise(pixels), pixels, labels, None, recipe, matrix)
+    zca = None if seen_as.zca is None else seen_as.zca.stored.numpy()
+    return SyntheticSet(problem.normalise(pixels), pixels, labels, None, recipe, zca)
 
 
 def darker(split):

@@ -139,11 +139,9 @@ class Learner:
     def update(self, gradients: Gradients, position: Position, moving: Tensor | None = None) -> None:
         """One step of the optimiser, by gradients of a segment at `position`.
 
-        With `moving`, the images and labels of all other rows stay as they are.
+        With `moving`, the images and labels of all other rows stay as they are, and so does their momentum.
         """
         now = self.synthetic
-        of_rows = [now.images, *([] if now.label_logits is None else [now.label_logits])]
-        before = [rows.clone() for rows in of_rows] if moving is not None else []
         downhill: list[Tensor | None] = [gradients.images, gradients.log_lr]
         if self.rates.by_segment:
             # None where the segment says nothing of it: momentum alone must not move it.
@@ -153,13 +151,10 @@ class Learner:
             with torch.enable_grad():
                 probabilities = leaf.softmax(1)
             downhill += torch.autograd.grad(probabilities, leaf, gradients.labels)
-        self.optimiser.step(downhill)
+        self.optimiser.step(downhill, moving)
         if self._bounds is not None:
-            torch.clamp(now.images, self._bounds[0], self._bounds[1], out=now.images)
-        if moving is not None:
-            for rows, old in zip(of_rows, before, strict=True):
-                old[moving] = rows[moving]
-                rows.copy_(old)
+            rows = slice(None) if moving is None else moving
+            now.images[rows] = now.images[rows].clamp(*self._bounds)
         self.updates += 1
         if self.ema is not None:
             # Over the last tenth or so of a run that is still short: the start must not linger.
@@ -179,7 +174,8 @@ def search_inner_lr(
     Images that have learned nothing yet often take a far smaller step than the experts' own rate times their steps
     (on one set of blood cells the guess gave a matching loss of 10): the first hundred updates would go into that
     alone. But where they don't help at all, the closest student is one that stands still, and images that move
-    nothing learn nothing: hence the largest of the good ones. Rolling forward costs a fraction of an update.
+    nothing learn nothing: hence the largest of the good ones. Where every student diverges, the smallest of all.
+    Rolling forward costs a fraction of an update.
     """
     labels = synthetic.labels()
     candidates = [guess * 2.0**-k for k in range(-1, 5)]
@@ -193,6 +189,8 @@ def search_inner_lr(
         return mean if math.isfinite(mean) else math.inf
 
     losses = [mean_loss(lr) for lr in candidates]
+    if min(losses) == math.inf:
+        return candidates[-1]
     good_enough = min(losses) + SEARCH_TOLERANCE
     return next(lr for lr, loss in zip(candidates, losses, strict=True) if loss <= good_enough)
 

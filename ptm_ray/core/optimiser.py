@@ -26,21 +26,35 @@ class Optimiser:
 
     def __init__(self, kind: str, params: Sequence[tuple[Tensor, float]], momentum: float = 0.5) -> None:
         self._update = {"adam": self._adam, "sgd": self._sgd}[kind]
+        self._names = {"adam": ("mean", "square"), "sgd": ("velocity",)}[kind]
         self._params, self._momentum = list(params), momentum
         #: Of each parameter that was ever moved, by its number: tensors, and how often.
         self._moments: dict[int, dict[str, Any]] = {}
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """One update, by one gradient for each parameter."""
+    def step(self, gradients: Sequence[Tensor | None], moving: Tensor | None = None) -> None:
+        """One update, by one gradient for each parameter.
+
+        With `moving`, of those rows alone where a parameter has rows: the others keep their place and their momentum.
+        """
         for number, ((param, lr), gradient) in enumerate(zip(self._params, gradients, strict=True)):
-            if gradient is not None:
-                self._update(param, lr, gradient, self._moments.setdefault(number, {}))
+            if gradient is None:
+                continue
+            if number not in self._moments:
+                self._moments[number] = {"step": 0, **{name: torch.zeros_like(param) for name in self._names}}
+            held = self._moments[number]
+            held["step"] += 1
+            if moving is None or not param.dim():
+                self._update(param, lr, gradient, held)
+                continue
+            rows = param[moving]
+            theirs = {**held, **{name: held[name][moving] for name in self._names}}
+            self._update(rows, lr, gradient[moving], theirs)
+            param[moving] = rows
+            for name in self._names:
+                held[name][moving] = theirs[name]
 
     def _adam(self, param: Tensor, lr: float, gradient: Tensor, held: dict[str, Any]) -> None:
-        if not held:
-            held.update(step=0, mean=gradient.new_zeros(gradient.shape), square=gradient.new_zeros(gradient.shape))
-        held["step"] += 1
         first, second = BETAS
         held["mean"].lerp_(gradient, 1 - first)
         held["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
@@ -48,10 +62,7 @@ class Optimiser:
         param.addcdiv_(held["mean"], scale, value=-lr / (1 - first ** held["step"]))
 
     def _sgd(self, param: Tensor, lr: float, gradient: Tensor, held: dict[str, Any]) -> None:
-        if held:
-            held["velocity"].mul_(self._momentum).add_(gradient)
-        else:
-            held["velocity"] = gradient.clone()
+        held["velocity"].mul_(self._momentum).add_(gradient)
         param.add_(held["velocity"], alpha=-lr)
 
     def state_dict(self) -> dict[int, dict[str, Any]]:

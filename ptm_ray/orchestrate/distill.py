@@ -367,6 +367,6 @@ def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float
     }
     labels = found["classes"].astype(np.int64)
     soft = found["labels"].astype(np.float32) if found["soft"] else None
-    matrix = problem.whitening.matrix
-    zca = None if matrix is None else matrix.numpy()
+    whole = problem.whitening.zca
+    zca = None if whole is None else whole.stored.numpy()
     return SyntheticSet(images, problem.pixels(torch.tensor(images)), labels, soft, recipe, zca)

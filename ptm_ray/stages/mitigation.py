@@ -13,6 +13,7 @@ from ptm_ray.core import overlap
 from ptm_ray.core.distill import Learner, Separation
 from ptm_ray.core.overlap import Cycle, Halves, Phase
 from ptm_ray.core.params import Network
+from ptm_ray.core.schedule import Progress
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import class_rows
 from ptm_ray.core.types import Tensor
@@ -41,9 +42,13 @@ class CycleRow:
 
 @dataclass
 class _Before:
-    """What a cycle that fails is undone to, and where its overlap was measured: it is measured there again."""
+    """What a cycle that fails is undone to, and where its overlap was measured: it is measured there again.
+
+    `progress` is the schedule's: what a set has not learned after all must not have moved it on.
+    """
 
     learner: dict[str, Any]
+    progress: list[Any]
     theta: Tensor
     outer_step: int
     overlap: float
@@ -83,7 +88,7 @@ class Mitigation:
         """Rows that may change now; None: all of them."""
         return None if self._halves is None else self._halves.moving
 
-    def look(self, learner: Learner, theta: Tensor, outer_step: int) -> float | None:
+    def look(self, learner: Learner, theta: Tensor, outer_step: int, progress: Progress) -> float | None:
         """Where a look is due: the overlap ratio at θ; begins a cycle if the halves have become too alike."""
         if self.phase is not Phase.MATCH or self._cycle.left > 1:
             return None
@@ -91,7 +96,8 @@ class Mitigation:
         ratio = self._measure(learner, theta, halves, outer_step)
         if ratio < self._settings.threshold:
             self._halves = halves
-            self._before = _Before(learner.state_dict(), theta, outer_step, ratio, self._validate(0.0))
+            score = self._validate(0.0)
+            self._before = _Before(learner.state_dict(), list(progress), theta, outer_step, ratio, score)
             self._cycle = self._next(start=True)
         return ratio
 
@@ -109,17 +115,18 @@ class Mitigation:
         real = self._references(before.theta, "overlap", before.outer_step)
         return Separation(self._halves, before.theta, real, self._settings.weight)
 
-    def advance(self, learner: Learner, outer_step: int, ratio: float | None) -> None:
+    def advance(self, learner: Learner, outer_step: int, ratio: float | None, progress: Progress) -> Progress:
         """Moves the cycle on by one outer step, in which the overlap ratio was `ratio` where it was separating.
 
-        At the cycle's end, keeps it only if validation accuracy did not suffer.
+        At the cycle's end, keeps it only if validation accuracy did not suffer. Returns where the schedule goes on: at
+        `progress`, or where it stood before a cycle that is undone.
         """
         if self.phase is Phase.SEPARATE and ratio is not None and ratio >= self._enough:
             self._cycle = self._cycle._replace(left=1)
         last = Phase.RETRAIN if self._settings.retrain_steps else Phase.SEPARATE
         if self.phase is not last or self._cycle.left > 1:
             self._cycle = self._next(start=False)
-            return
+            return progress
         assert self._before is not None
         assert self._halves is not None
         before = self._before
@@ -130,8 +137,10 @@ class Mitigation:
         self.cycles.append(CycleRow(number, outer_step, before.overlap, after, before.validation, score, undone))
         if undone:
             learner.load_state_dict(before.learner)
+            progress = Progress(*before.progress)
         self._halves, self._before = None, None
         self._cycle = self._next(start=False)
+        return progress
 
     def state_dict(self) -> dict[str, Any]:
         """Where the cycle stands, as tensors and plain values."""

@@ -75,9 +75,11 @@ class ContinuedExperts:
 
 
 def last_snapshot(config: DistillConfig) -> int:
-    """The last one that a random segment can end at."""
+    """The last one that a random segment can end at; a straight line is drawn to the last of all."""
     latest = config.schedule.start_max
-    return config.experts.snapshots if latest is None else latest + config.schedule.length
+    if latest is None or config.schedule.path == "straight":
+        return config.experts.snapshots
+    return latest + config.schedule.length
 
 
 class StagedMatching:

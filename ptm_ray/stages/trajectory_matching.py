@@ -117,7 +117,7 @@ class TrajectoryMatching:
         self._looked = None
         if self.mitigation is not None:
             target = self._vector(expert, self._segment.end)
-            self._looked = self.mitigation.look(self._at.learner, target, outer_step)
+            self._looked = self.mitigation.look(self._at.learner, target, outer_step, self.progress)
 
     def update(self, step: int) -> Row:
         """One outer step on the segment that was drawn."""
@@ -141,7 +141,7 @@ class TrajectoryMatching:
         if not metrics.skipped:
             self.progress = self.segments.schedule.advance(self.progress, segment, step, metrics.loss)
         if self.mitigation is not None:
-            self.mitigation.advance(learner, step + 1, metrics.overlap)
+            self.progress = self.mitigation.advance(learner, step + 1, metrics.overlap, self.progress)
         return Row(
             outer_step=step,
             start=segment.start,

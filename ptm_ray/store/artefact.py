@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from ptm_ray.core.whitening import Whitening
+from ptm_ray.core.whitening import Whitening, Zca
 from ptm_ray.errors import StoreError
 from ptm_ray.store import atomic
 from ptm_ray.store.places import Place
@@ -31,8 +32,8 @@ class SyntheticSet:
 
     `images` (n, channels, height, width) float32, normalised: exactly what was learned. `pixels` (n, height, width,
     channels) uint8: the same for the eye. `labels` (n,) int64. `soft_labels` (n, classes) or None. `recipe`: all that
-    is needed to train on it (normalisation, inner lr, augmentation, network, seeds, settings, versions). `zca`: the
-    whitening matrix over whole images, where the recipe's normalisation has one.
+    is needed to train on it (normalisation, inner lr, augmentation, network, seeds, settings, versions). `zca`
+    (1 + pixels, pixels): where the recipe's normalisation whitens whole images, their average and below it the matrix.
     """
 
     images: Floats
@@ -55,8 +56,8 @@ class SyntheticSet:
     def whitening(self) -> Whitening:
         """From stored pixels to what `images` are."""
         known = self.recipe["normalisation"]
-        matrix = None if self.zca is None else torch.tensor(self.zca)
-        return Whitening(torch.tensor(known["mean"]), torch.tensor(known["std"]), matrix)
+        zca = None if self.zca is None else Zca(torch.tensor(self.zca[0]), torch.tensor(self.zca[1:]))
+        return Whitening(torch.tensor(known["mean"]), torch.tensor(known["std"]), zca)
 
     @property
     def class_names(self) -> list[str]:
@@ -75,7 +76,7 @@ class SyntheticSet:
         return self.pixels[..., 0] if self.pixels.shape[3] == 1 else self.pixels
 
     def save(self, folder: Path) -> None:
-        """Writes `synthetic.parquet`, `synthetic.npz`, `recipe.json`, and `zca.npy` where there is a matrix."""
+        """Writes `synthetic.parquet`, `synthetic.npz`, `recipe.json`, and `zca.npy` where whole images are whitened."""
         with atomic.replacing(folder / "synthetic.parquet") as temporary:
             pq.write_table(self._table(), temporary, compression="zstd")
         labels = self.labels[:, None].astype(np.uint8)
@@ -107,6 +108,8 @@ class SyntheticSet:
             labels = np.array(table["label"].to_pylist(), dtype=np.int64)
             soft = np.array(table["soft_label"].to_pylist(), dtype=np.float32) if recipe["soft_labels"] else None
             zca = np.load(folder / "zca.npy", allow_pickle=False) if recipe["normalisation"]["zca"] else None
+            if zca is not None and zca.shape != (1 + math.prod(shape), math.prod(shape)):
+                raise ValueError(f"zca.npy has the shape {zca.shape}, not that of an average and a matrix")
         except FileNotFoundError as error:
             lost = Path(error.filename or "").name or error
             raise StoreError(f"{place} is no synthetic set: {lost} is missing") from None

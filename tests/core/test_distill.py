@@ -114,6 +114,12 @@ def test_where_images_don_t_help_the_student_still_moves_a_little(case):
     assert found == 0.4 / 16
 
 
+def test_where_every_student_diverges_the_first_inner_lr_is_the_smallest(case):
+    network, synthetic, start, target, batches = case
+    found = search_inner_lr(network, synthetic, [(start, target)], batches, 1e30)
+    assert found == 1e30 / 16
+
+
 def test_the_loss_falls_over_outer_steps(case):
     network, synthetic, start, target, batches = case
     target = start + 3 * (target - start)

@@ -38,6 +38,28 @@ def test_it_moves_as_torch_s_own_does(kind):
 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_rows_that_stand_keep_their_place_and_their_momentum(kind):
+    drawn = [torch.randn(4, 3, generator=torch.Generator().manual_seed(step)) for step in range(6)]
+    moving, standing = torch.tensor([0, 2]), torch.tensor([1, 3])
+    whole, part = torch.ones(4, 3), torch.ones(2, 3)
+    optimiser, of_part = Optimiser(kind, [(whole, 0.1)]), Optimiser(kind, [(part, 0.1)])
+    for step, gradient in enumerate(drawn):
+        before, held = whole.clone(), optimiser.state_dict()
+        only = moving if step % 2 == 0 else None
+        optimiser.step([gradient], only)
+        of_part.step([gradient[moving]])
+        assert torch.equal(whole[moving], part)
+        if only is None:
+            continue
+        assert torch.equal(whole[standing], before[standing])
+        for name in ("mean", "square", "velocity"):
+            now = optimiser.state_dict()[0].get(name)
+            if now is not None and held:
+                assert torch.equal(now[standing], held[0][name][standing]), name
+    assert not torch.equal(whole[standing], torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
 def test_a_state_is_a_copy_and_goes_on_as_the_one_it_was_taken_from(kind):
     first = start()
     optimiser = Optimiser(kind, list(zip(first, RATES, strict=True)))

@@ -168,6 +168,21 @@ def test_a_cycle_that_leaves_validation_worse_is_undone(tmp_path):
     assert torch.equal(run.result().images, before["ema"])
 
 
+@pytest.mark.parametrize("undone", [True, False])
+def test_a_cycle_that_is_undone_has_not_moved_the_schedule_on(tmp_path, undone):
+    # An end that moves on at every outer step.
+    schedule = {"start": 0, "end_min": 1, "later_share": 0, "patience": 1}
+    problem = small_problem(**merge(EVERYTHING, {"schedule": schedule}), evaluation={"validate_every": 100})
+    run = distillation(problem, tmp_path, ScriptedScorer(0.5, 0.6, 0.4 if undone else 0.7, 0.1))
+    rows = list(run.run())
+    assert run.cycles[0].undone == undone
+    first = [row.phase for row in rows].index("separate")
+    length = next(k for k, row in enumerate(rows[first:]) if row.phase == "match")
+    before, after = rows[first].end, rows[first + length].end
+    assert rows[first + 1].end > before
+    assert (after == before) == undone
+
+
 def test_after_a_cycle_that_was_undone_the_next_waits_twice_as_long(tmp_path):
     problem = small_problem(**EVERYTHING, evaluation={"validate_every": 100})
     run = distillation(problem, tmp_path, ScriptedScorer(0.5, 0.6, 0.4, 0.6, 0.4, 0.6))

@@ -36,6 +36,12 @@ def test_a_run_that_goes_on_in_a_later_stage_tries_its_set_as_often_as_before(tm
     assert distillation(problem, tmp_path).validate_every == pace
 
 
+def test_straight_lines_of_later_stages_end_where_experts_do(tmp_path):
+    schedule = {**STAGED["schedule"], "path": "straight", "start_max": 0, "length": 1}
+    run = distillation(problem_of("pdd", schedule=schedule), tmp_path)
+    assert len(list(run.run())) == STAGED["outer_steps"]
+
+
 def test_there_are_no_more_subsets_than_images_of_a_class():
     assert len(subset_rows(torch.tensor([0, 0, 1, 1]), 5)) == 2
 

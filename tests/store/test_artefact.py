@@ -101,11 +101,18 @@ def test_images_of_ones_own_are_normalised_as_the_set_was(tmp_path, channels):
     np.testing.assert_allclose(ours, (pixels.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25, rtol=1e-5, atol=1e-6)
 
 
-def test_a_whitening_matrix_travels_with_the_set(tmp_path):
+def test_whitening_of_whole_images_travels_with_the_set(tmp_path):
     images = torch.tensor(made().pixels)
     known = fit(images, zca=True)
-    saved = made(zca=known.matrix.numpy())
+    saved = made(zca=known.zca.stored.numpy())
     saved.recipe["normalisation"].update(mean=known.mean.tolist(), std=known.std.tolist())
     saved.save(tmp_path)
     read = SyntheticSet.load(tmp_path)
     np.testing.assert_allclose(read.normalise(saved.pixels), known.forward(images).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_whitening_without_its_average_is_refused(tmp_path):
+    saved = made(zca=fit(torch.tensor(made().pixels), zca=True).zca.matrix.numpy())
+    saved.save(tmp_path)
+    with pytest.raises(StoreError, match="zca.npy has the shape"):
+        SyntheticSet.load(tmp_path)

@@ -54,7 +54,7 @@ def test_the_table_of_labels_holds_learned_ones(tmp_path, saved):
 
 
 def test_hugging_face_loads_the_folder_for_the_hub_and_so_do_we(tmp_path, saved):
-    original = saved(soft=True, zca=np.eye(432, dtype=np.float32))
+    original = saved(soft=True, zca=np.eye(433, 432, dtype=np.float32))
     out = tmp_path / "out"
     export(Place(tmp_path / "set"), out, "hub")
     table = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
