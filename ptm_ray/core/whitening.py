@@ -35,7 +35,7 @@ class Zca:
 
 @dataclass(frozen=True)
 class Whitening:
-    """An affine, invertible map of images: (images/255 − mean) / std per channel, then optionally a ZCA of whole images.
+    """An affine, invertible map of images: (images/255 − mean) / std per channel, then ZCA if asked for.
 
     `mean`, `std`: (channels,).
     """

@@ -18,6 +18,7 @@ from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import class_rows
 from ptm_ray.core.types import Tensor
 from ptm_ray.stages.problem import Problem
+from ptm_ray.stages.team import Team
 
 #: Real images of each class that the overlap is measured against, at the least, where there are so many.
 REAL_SAMPLE = 64
@@ -64,7 +65,13 @@ class Mitigation:
     """
 
     def __init__(
-        self, problem: Problem, network: Network, seeds: Seeds, validate: Callable[[float], float], validate_every: int
+        self,
+        problem: Problem,
+        network: Network,
+        seeds: Seeds,
+        team: Team,
+        validate: Callable[[float], float],
+        validate_every: int,
     ) -> None:
         self._settings: OverlapSettings = problem.config.overlap
         cycle_steps = self._settings.separate_steps + self._settings.retrain_steps
@@ -73,6 +80,8 @@ class Mitigation:
         self._enough = max(AS_VARIED, self._settings.threshold)
         self._half = problem.config.ipc // 2
         self._network, self._seeds, self._validate = network, seeds, validate
+        # Ratios decide what comes next, and machines of several kinds round differently: one must decide for all.
+        self._told = team.told
         self._cycle = Cycle(Phase.MATCH, self._look_every)
         self._halves: Halves | None = None
         self._before: _Before | None = None
@@ -121,7 +130,7 @@ class Mitigation:
         At the cycle's end, keeps it only if validation accuracy did not suffer. Returns where the schedule goes on: at
         `progress`, or where it stood before a cycle that is undone.
         """
-        if self.phase is Phase.SEPARATE and ratio is not None and ratio >= self._enough:
+        if self.phase is Phase.SEPARATE and (ratio := self._told(ratio)) is not None and ratio >= self._enough:
             self._cycle = self._cycle._replace(left=1)
         last = Phase.RETRAIN if self._settings.retrain_steps else Phase.SEPARATE
         if self.phase is not last or self._cycle.left > 1:
@@ -172,7 +181,8 @@ class Mitigation:
         # Of the set as it would be handed on.
         now, real = learner.result(), self._references(theta, "overlap", outer_step)
         with torch.no_grad():
-            return float(overlap.overlap_ratio(self._network, theta, now.images, now.classes, halves, real))
+            ratio = float(overlap.overlap_ratio(self._network, theta, now.images, now.classes, halves, real))
+        return float(self._told(ratio))
 
 
 def applies(problem: Problem) -> bool:

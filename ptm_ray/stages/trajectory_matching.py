@@ -184,7 +184,7 @@ class TrajectoryMatching:
         self.mitigation: Mitigation | None = None
         if mitigation.applies(at.problem):
             pace = validate_every(self._config, len(at.learner.synthetic.images), self.passes)
-            self.mitigation = Mitigation(at.problem, at.network, at.seeds, self._validate, pace)
+            self.mitigation = Mitigation(at.problem, at.network, at.seeds, at.team, self._validate, pace)
 
     def _head_start(self, hits: Callable[[], torch.Tensor]) -> int:
         """Where progressive segments begin: as asked, or as far as experts surely know less than the set."""

@@ -114,5 +114,5 @@ def test_whitening_of_whole_images_travels_with_the_set(tmp_path):
 def test_a_whitening_without_its_average_is_refused(tmp_path):
     saved = made(zca=fit(torch.tensor(made().pixels), zca=True).zca.matrix.numpy())
     saved.save(tmp_path)
-    with pytest.raises(StoreError, match="zca.npy has the shape"):
+    with pytest.raises(StoreError, match=r"zca\.npy has the shape"):
         SyntheticSet.load(tmp_path)
