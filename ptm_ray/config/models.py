@@ -483,6 +483,11 @@ class DistillConfig(Settings):
             return self.outer_steps
         return OUTER_STEPS if budget_s is None else math.inf
 
+    @property
+    def learns_inner_lr(self) -> bool:
+        """Whether anything moves the inner lr: students that match trajectories do."""
+        return self.matching.what == "trajectories" and self.outer_steps != 0
+
     def later_share(self, start: int) -> float:
         """Share of later segments among those of a schedule whose progressive ones begin at snapshot `start`."""
         if self.schedule.later_share is not None:
