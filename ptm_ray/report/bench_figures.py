@@ -49,7 +49,9 @@ def over_ipc(bench: Bench, field: Field, path: Path) -> None:
     """Balanced accuracy over images per class: a panel for each dataset, a line for each method, full data dashed."""
     rows = math.ceil(len(bench.datasets) / COLUMNS)
     columns = math.ceil(len(bench.datasets) / rows)
-    figure = Figure(figsize=(3.3 * columns + 1.9, 2.9 * rows + 0.3), dpi=120)
+    # Inches of the legend, by its longest name.
+    room = max(1.6, 0.8 + 0.065 * max(map(len, bench.methods), default=0))
+    figure = Figure(figsize=(3.3 * columns + 0.3 + room, 2.9 * rows + 0.3), dpi=120)
     axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)
     styles = _styles(bench)
     for axis, dataset in zip(axes, bench.datasets, strict=False):
@@ -64,8 +66,8 @@ def over_ipc(bench: Bench, field: Field, path: Path) -> None:
     legend = [Line2D([], [], label=m, **styles[m]) for m in field.ordered(bench) if m in styles]
     if bench.full in bench.kinds:
         legend.append(Line2D([], [], label="full data", color=FULL_COLOUR, linestyle=FULL_LINE, linewidth=1))
-    figure.tight_layout(rect=(0, 0, 1 - 1.6 / figure.get_figwidth(), 1))
-    right = 1 - 1.55 / figure.get_figwidth()
+    right = 1 - room / figure.get_figwidth()
+    figure.tight_layout(rect=(0, 0, right, 1))
     figure.legend(
         handles=legend, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=8, frameon=False, handlelength=3.5
     )
