@@ -43,6 +43,7 @@ def refused(*tables):
         ({"schedule": {"start": 4, "end_min": 4}}, "schedule: start 4 does not lie before the first end, 4"),
         ({"schedule": {"start_min": 5, "start_max": 3}}, "schedule: start_max 3 lies before start_min 5"),
         ({"student": {"steps_min": 9, "steps_max": 4}}, "student: steps_max 4 is below steps_min 9"),
+        ({"images": {"optimiser": "sgd"}}, "images: optimiser sgd has no default lr"),
         ({"experts": {"steps": 5}}, "experts: 20 snapshots don't fit into 5 steps; take fewer or train longer"),
     ],
 )
