@@ -1,4 +1,9 @@
-"""The Python API: the same words as the command line, from a script, a notebook or a submitted job."""
+"""The Python API: the same words as the command line, from a script, a notebook or a submitted job.
+
+Who wants to see how far a call has come gives it a `watcher`: any object with a method `update(stage, done, total,
+words="")`, which is called in the calling process whenever there is something new, such as `update("evaluating", 3, 12,
+"3 of 12 networks")`. `gpus_per_worker` is the share of a GPU that each worker has; 0 is none.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,7 +101,9 @@ def distill(
     """Distils a dataset into `out` and scores the set beside random real images and full data.
 
     `settings` are those of `DistillConfig`: `ipc=10, method="ptm", seed=0, schedule={"kind": "count"}`. The same call
-    with the same `out` goes on where a stopped one ended.
+    with the same `out` goes on where a stopped one ended. `watcher.update(stage, done, total, words)` is called
+    as it goes on. Raises `PtmError` of some kind, before any expert trains, for settings, images or folders that can't
+    be.
     """
     config = _config(data, config, settings)
     dataset = _dataset(data or config.data, config, data_root)

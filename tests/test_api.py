@@ -140,6 +140,12 @@ def test_a_set_says_nothing_of_where_its_images_lay(tmp_path):
     assert as_scored(kept, data_root=secret)[0].dataset.fingerprint == small_dataset().fingerprint
 
 
+@pytest.mark.parametrize("settings", [{"method": "dm"}, {"method": "random"}], ids=str)
+def test_an_inner_lr_that_nothing_moved_is_not_called_learned(settings):
+    made, learned = (finished("small", small_dataset(), **own) for own in (settings, {}))
+    assert (made.recipe["inner_lr"], learned.recipe["inner_lr"]) == (None, {"progressive": 0.01})
+
+
 def test_a_dataset_with_a_name_of_its_own_is_found_again_by_it():
     made = finished("cellphantom", load_dataset("cellphantom"))
     assert as_scored(made)[0].dataset.name == "cellphantom"

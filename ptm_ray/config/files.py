@@ -39,16 +39,28 @@ def read_settings(path: Path) -> dict[str, Any]:
 def resolve(*tables: Mapping[str, Any]) -> DistillConfig:
     """Defaults, then the method's preset, then these tables, later ones winning. Raises `ConfigError`.
 
-    A table that names another method than the tables before it brings that method's preset along: what a saved run of
-    `ptm` says of segments must not survive under the name of `mtt`.
+    A table that names another method than the tables before it takes what is still as the former method's preset has it
+    back to the defaults, and brings its own preset along: a saved run says everything, and what it says of segments
+    must not survive under another method's name.
     """
     asked: dict[str, Any] = {}
     for table in tables:
         method, before = table.get("method"), asked.get("method")
         if before is not None and method not in (None, before):
-            asked = merge(asked, _preset(method))
+            asked = merge(_without(asked, _preset(before)), _preset(method))
         asked = merge(asked, table)
     return DistillConfig.of(merge(_preset(asked.get("method", "ptm")), asked))
+
+
+def _without(table: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """The table less what it says as the preset does."""
+    left: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and isinstance(own := preset.get(key), Mapping):
+            left[key] = _without(value, own)
+        elif key not in preset or value != preset[key]:
+            left[key] = value
+    return left
 
 
 def _preset(method: object) -> Mapping[str, Any]:

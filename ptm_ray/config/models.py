@@ -29,7 +29,7 @@ class NetworkSettings(Settings):
     that matches the parameters would still behave differently."""
 
     width: Positive = 32
-    """Maps of each convolution."""
+    """Feature maps (channels) of each convolution."""
     depth: Positive | None = None
     """Blocks; by default 3 up to 32 pixels and one more for every doubling."""
     norm: Literal["instance", "group", "none"] = "instance"
@@ -52,7 +52,7 @@ class ExpertSettings(Settings):
     """The networks trained on real data whose trajectories are matched."""
 
     count: Positive = 8
-    """How many experts."""
+    """How many experts; an outer step matches one of them, drawn at random, or one for each matcher."""
     steps: Positive = 400
     """Training steps of each."""
     snapshots: Positive = 20
@@ -112,22 +112,24 @@ class ScheduleSettings(Settings):
     """progress, count: fixed start snapshot; by default the last up to which experts surely know less of the validation
     images than the first synthetic images teach: 0 from noise, later the more real images a set begins with."""
     end_min: Positive | None = None
-    """First end snapshot; by default half way from the start to the last."""
+    """progress, count: first end snapshot; by default half way from the start to the last."""
     end_max: Positive | None = None
-    """Last end snapshot; by default the last that experts have."""
+    """progress, count: last end snapshot, where the end stays; by default the last that experts have."""
     threshold: Rate = 0.6
     """progress: the end moves on once the smoothed matching loss is below this."""
     patience: Positive = 15
     """progress: … or after this many outer steps at one end."""
     growth: Positive = 200
-    """count, window: outer steps over which the end, or the range of starts, grows."""
+    """count: outer steps over which the end grows from `end_min` to `end_max`. window: over which the latest start does
+    from `start_first` to `start_max`."""
     shape: Literal["linear", "cosine", "stepped"] = "linear"
     """count: how it grows."""
     later_share: Share | None = None
     """progress, count: share of outer steps that match a short segment from a random later start instead; by default
-    0.7, and more for sets with a head start: all of them from a fifth of the trajectory on. 0 is PTM as published."""
+    0.7, and more for sets with a head start: all of them from a fifth of the trajectory on. 0, with `start` 0: all
+    segments begin at the initialisation, as in the paper."""
     length: Positive = 2
-    """Snapshots of a random or later segment."""
+    """Snapshots from start to end of a random or later segment."""
     path: Literal["trained", "straight"] = "trained"
     """straight: MCT, snapshots are moved onto the line from an expert's first to its last."""
     start_min: Count | None = None
@@ -176,17 +178,18 @@ class StudentSettings(Settings):
     batch_size: Positive = 32
     """Synthetic images an inner step; a set that is no larger is seen whole."""
     inner_lr: Rate | None = None
-    """First inner lr, of random or later segments where there are any; by default the one, below the expert's rate ×
-    steps over the first segment spread over the student's steps, that brings the initial images' student closest.
-    Segments whose steps cover more or less take proportionally larger or smaller ones."""
+    """First inner lr, of random or later segments where there are any. By default it is searched among 2, 1, ½ … 1/16
+    times what would cover the expert's way (its rate × its steps in the first segment, spread over the student's): the
+    largest that brings the initial images' student about as close as any. Segments whose steps cover more or less take
+    proportionally larger or smaller ones."""
     inner_lr_by_segment: bool = True
     """Learn how the inner lr depends on where a random or later segment begins, and another for progressive ones. MTT
     has one for all."""
     gradient: Literal["exact", "tesla"] = "exact"
     """Of the images. tesla: an approximation, as if the images of an inner step moved no later one."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of convolutions in students. float32 on a GPU is torch's default there, TF32: see README. bfloat16 is less exact,
-    faster where the processor has it, and many times as slow where it has not (`ptm-ray doctor` says)."""
+    """Of convolutions in students. float32 on a GPU is torch's default there, TF32: see docs/speed.md. bfloat16 is less
+    exact, faster where the processor has it, and many times as slow where it has not (`ptm-ray doctor` says)."""
     memory_mib: Count | None = None
     """Memory that a matching step may take, beyond what is there without it: graphs of inner steps are stored while
     they fit, and made again on the way back where they don't. The gradient is the same. By default 2048, and on a GPU
@@ -211,7 +214,8 @@ class ImageSettings(Settings):
     as frequent as they are; only where outer_steps is 0. real-resampled: random with replacement, where a class has too
     few. All of these can be recognised in the result. noise: no image is touched."""
     optimiser: Literal["adam", "sgd"] = "adam"
-    """adam: scale-free, so one rate serves all datasets. sgd: MTT's, momentum 0.5, with rates of 100 and more."""
+    """adam: scale-free, so one rate serves all datasets. sgd: MTT's, momentum 0.5; it needs a `lr` of its own, of 10 to
+    1000."""
     lr: Rate | None = None
     """Outer lr of the images, in standard deviations of a pixel for adam; by default 0.1 / √ipc for real images: one
     among many has less to say in each step, and more of what it shows to keep. 0.1 for noise, which has nothing to
@@ -219,7 +223,7 @@ class ImageSettings(Settings):
     in_range: bool = True
     """Keep images between black and white, so that eight bits can hold what was learned (not under ZCA)."""
     inner_lr_lr: Rate = 0.05
-    """Outer lr of log α."""
+    """Outer lr of the logarithm of the inner lr."""
     soft_labels: bool = False
     """Learn the labels too."""
     label_init: Literal["one-hot", "experts"] = "one-hot"
@@ -227,9 +231,10 @@ class ImageSettings(Settings):
     label_lr: Rate = 0.01
     """Outer lr of the label logits."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.98
-    """Decay of a moving average of the images, which is then what is evaluated and kept; 0 is off. Less at first, so
-    that a short run's average is over its last tenth. (On held-out parts of four training splits, against no average:
-    PTM better by 0.7 points at ipc 1 and 10, MTT's segments by 0.3 and 0.5.)"""
+    """Decay, each outer step, of a moving average of the images, which is then what is evaluated and kept; 0 is off.
+    Less in the first hundreds of steps, so that a short run's average is over its last tenth. (On held-out parts of
+    four training splits, against no average: PTM better by 0.7 points at ipc 1 and 10, MTT's segments by 0.3 and
+    0.5.)"""
     augment: bool = True
     """Students and evaluation networks see the set through DSA."""
     explode_at: Rate = 5.0
@@ -238,6 +243,15 @@ class ImageSettings(Settings):
     """An update whose matching loss is above this is skipped, no more: DATM's gate. By default there is none."""
     max_skipped: Positive = 50
     """A run that skips more updates than this in a row stops and says why."""
+
+    @model_validator(mode="after")
+    def _rate_of_sgd(self) -> Self:
+        if self.optimiser == "sgd" and self.lr is None:
+            raise ValueError(
+                "optimiser sgd has no default lr, as adam's is far too small for it; set images.lr, of 10 to 1000, "
+                "or images.optimiser to adam"
+            )
+        return self
 
 
 class MatchingSettings(Settings):
@@ -261,9 +275,9 @@ class MatchingSettings(Settings):
     """trajectories: HoP-TM's easy to complex. A parameter counts once its squared error has been below this times the
     expert's mean squared path, at first. 0: all count from the start."""
     easy_growth: Annotated[float, Field(ge=1)] = 1.5
-    """Factor by which that grows."""
+    """Factor by which `easy_base` grows each time."""
     easy_every: Positive = 100
-    """Outer steps after which it grows again."""
+    """Outer steps from one growth of `easy_base` to the next."""
     shape_weight: Annotated[float, Field(ge=0)] = 0.0
     """trajectories: HoP-TM's λ: how much the angles between start, middle and end count beside the distance."""
 
@@ -299,8 +313,8 @@ class OverlapSettings(Settings):
     threshold: Rate = 0.9
     """A cycle begins once the overlap ratio falls below this; real halves have about 1."""
     weight: Annotated[float, Field(ge=0)] = 4.0
-    """How strongly the overlap ratio's gradient counts while separating: its norm over the matching gradient's. (The
-    MMD weight, in units that mean the same on every dataset.) 0 is the same as not enabled."""
+    """The MMD weight, in units that mean the same on every dataset: while separating, the overlap ratio's gradient is
+    scaled to so many times the norm of the matching gradient. 0 is the same as not enabled."""
     look_every: Positive | None = None
     """Outer steps of matching between two looks at the overlap, twice as many after a cycle that was undone; by default
     such that cycles take at most a fifth of all."""
@@ -324,7 +338,7 @@ class EvaluationSettings(Settings):
     steps: Positive = 300
     """Update steps on a synthetic set and on random images."""
     full_steps: Positive = 600
-    """Update steps on the full data."""
+    """Update steps on the full data, whose classes are drawn as often as they occur."""
     lr: Rate = 0.01
     """Step size."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -348,7 +362,8 @@ class DistillConfig(Settings):
     data: str = "cellphantom"
     """Dataset: cellphantom, a MedMNIST 2D flag, or the path of an npz, a folder of class folders, or a table."""
     size: Positive | None = None
-    """Resolution in pixels, where the source offers several."""
+    """Pixels a side: which file of a MedMNIST set (by default 28), or what pictures of folders and tables are scaled to
+    (by default 32). Arrays of an npz have their own."""
     mirror: bool | None = None
     """Whether augmentation may mirror images; by default unless left and right are known to differ (as in X-rays)."""
     ipc: int = 10
@@ -380,7 +395,8 @@ class DistillConfig(Settings):
     features. ncfm: matched characteristic functions. random, random-natural, herding, k-center, k-means: real images
     as they are. A preset; any setting can follow it."""
     seed: Count = 0
-    """Seed of everything but the experts."""
+    """Seed of the distillation: first images, segments, batches, augmentation. Experts have their own, and what sets
+    are scored by (evaluation networks, random real images to compare with) is the same for every seed."""
     outer_steps: Count | None = None
     """Most outer steps; by default 2000, or as many as there is time for where a time budget ends the run. 0: the first
     images are handed on as they are."""
@@ -482,6 +498,11 @@ class DistillConfig(Settings):
         if self.outer_steps is not None:
             return self.outer_steps
         return OUTER_STEPS if budget_s is None else math.inf
+
+    @property
+    def learns_inner_lr(self) -> bool:
+        """Whether anything moves the inner lr: students that match trajectories do."""
+        return self.matching.what == "trajectories" and self.outer_steps != 0
 
     def later_share(self, start: int) -> float:
         """Share of later segments among those of a schedule whose progressive ones begin at snapshot `start`."""

@@ -57,8 +57,8 @@ class SuiteConfig(Settings):
     """Outer steps after which every set is scored as well, so that methods can be compared at equal numbers of them."""
     conditions: tuple[Condition, ...] = CONDITIONS
     """How sets are scored. unified: one recipe. published: at the inner lr that the set learned, as trajectory methods
-    publish it. equal-steps: after `equal_steps`. hard-labels, twin (of sets with soft labels): with their labels made
-    hard; random real images with the set's labels. no-augmentation: unified without DSA."""
+    publish it; others learn none. equal-steps: after `equal_steps`. hard-labels, twin (of sets with soft labels): with
+    their labels made hard; random real images with the set's labels. no-augmentation: unified without DSA."""
     extra_seeds: Positive = 1
     """Evaluation networks of each condition but `unified`, which has `settings.evaluation.seeds`."""
     settings: dict[str, Any] = Field(default_factory=dict)

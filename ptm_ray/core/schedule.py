@@ -1,9 +1,9 @@
 """Segment schedules: which part of a trajectory the student imitates at an outer step.
 
 A schedule is a frozen description; what moves is a `Progress`, which the caller keeps and checkpoints. `ByCount` and
-`ByProgress` are PTM: the start stays at snapshot 0 and the end grows. `RandomSegments` is MTT: a fixed length at a
-random place. `GrowingWindow` is DATM: the same, from a range of places that widens. `Interleaved` mixes progressive
-and random ones.
+`ByProgress` are PTM: the start stays (at snapshot 0 as in the paper, or after a head start) and the end grows.
+`RandomSegments` is MTT: a fixed length at a random place. `GrowingWindow` is DATM: the same, from a range of places
+that widens. `Interleaved` mixes progressive and random ones.
 """
 
 import math

@@ -25,7 +25,7 @@ from ptm_ray.orchestrate.distill import Nobody, Watcher, experts_alone
 from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.workers import device_with
 from ptm_ray.stages.cell import Cost, Tested, run_cell, scores
-from ptm_ray.stages.experts import kinds_wanted, store_of
+from ptm_ray.stages.experts import asks_experts, kinds_wanted, store_of
 from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.cells import TABLE, CellTable, Key
@@ -112,8 +112,13 @@ def _report(asked: SuiteConfig, out: Place, table: CellTable) -> tuple[str, ...]
         asked.kinds(),
         networks=next(iter(first.values())).evaluation.networks,
         soft_labels=[method for method, config in first.items() if config.images.soft_labels],
+        without_experts=[method for method, config in first.items() if not _asks_experts(asked, method, config)],
         wanted=[(cell.method, cell.dataset, cell.ipc, cell.seed) for cell in cells],
     )
+
+
+def _asks_experts(asked: SuiteConfig, method: str, config: DistillConfig) -> bool:
+    return asked.kind(method) != FULL and asks_experts(config)
 
 
 def _key_of(cell: Cell) -> Key:
@@ -237,13 +242,13 @@ class _Runner:
             self._failed(task.cell, error, task.fingerprint)
             return
         experts = task.problem.experts
-        learned = self._asked.kind(task.cell.method) != FULL
+        asks = _asks_experts(self._asked, task.cell.method, task.problem.config)
         buffer_bytes = experts.count * (experts.snapshots + 1) * buffers[task.experts].store.params * 4
         about = {
             **self._named(task.cell),
-            "experts": task.experts if learned else None,
-            "experts_s": self._table.experts_s(task.experts, experts.count) if learned else 0.0,
-            "buffer_bytes": buffer_bytes if learned else 0,
+            "experts": task.experts if asks else None,
+            "experts_s": self._table.experts_s(task.experts, experts.count) if asks else 0.0,
+            "buffer_bytes": buffer_bytes if asks else 0,
             "fingerprint": task.fingerprint,
         }
         self._table.put({**about, **score} for score in scores(tested, cost, task.problem.dataset))

@@ -334,7 +334,8 @@ def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float
         "shape": list(images.shape[1:]),
         "ipc": config.ipc,
         "soft_labels": found["soft"],
-        "inner_lr": found["inner_lr"],
+        # Nobody has learned the one that a set begins with.
+        "inner_lr": found["inner_lr"] if config.learns_inner_lr and found["kept_step"] else None,
         "normalisation": {
             "mean": problem.whitening.mean.tolist(),
             "std": problem.whitening.std.tolist(),

@@ -22,6 +22,7 @@ def write_bench(
     *,
     networks: Sequence[str] | None = None,
     soft_labels: Collection[str] = (),
+    without_experts: Collection[str] = (),
     wanted: Iterable[Wanted] | None = None,
 ) -> tuple[str, ...]:
     """`results.md` and the pictures that the table is enough for, into the folder; their names.
@@ -29,11 +30,14 @@ def write_bench(
     `table`: a row for each trained evaluation network (scores are fractions), or for a failed run with its error.
     `kinds`: method → trajectory, variant, matching, selection or full. What may be left out: `networks` that a score
     is the mean over (then all that were trained by the unified recipe), methods with `soft_labels` (then those with
-    rows of hard labels or twins), and the runs `wanted`: method, dataset, ipc (0 for full data), seed (then every
+    rows of hard labels or twins), methods that ask for no expert, `without_experts`, whatever a table of an earlier
+    version charges them, and the runs `wanted`: method, dataset, ipc (0 for full data), seed (then every
     seed that a method has anywhere, in every cell). Raises `DataError` for a table of several suites and `StoreError`
     where the folder can't be written.
     """
-    bench = read_bench(table, kinds, networks=networks, soft_labels=soft_labels, wanted=wanted)
+    bench = read_bench(
+        table, kinds, networks=networks, soft_labels=soft_labels, without_experts=without_experts, wanted=wanted
+    )
     field = Field.of(bench, bench.methods)
     pictures = _draw(folder, bench, field)
     atomic.write_text(folder / RESULTS, markdown(bench, field, pictures))

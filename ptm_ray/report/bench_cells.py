@@ -11,12 +11,15 @@ import pyarrow as pa
 
 from ptm_ray.errors import DataError
 
-UNIFIED, NO_AUGMENTATION, HARD_LABELS, TWIN = "unified", "no-augmentation", "hard-labels", "twin"
+UNIFIED, PUBLISHED, NO_AUGMENTATION = "unified", "published", "no-augmentation"
+HARD_LABELS, TWIN = "hard-labels", "twin"
 #: The main figure.
 METRIC = "balanced_accuracy"
 #: The kind of the method that trains on all real images, and the ipc that its rows have.
 FULL, FULL_IPC = "full", 0
 RANDOM = "random"
+#: The kind of methods that match classes.
+MATCHING = "matching"
 
 Row = Mapping[str, Any]
 #: Seed → network → its rows, one an evaluation seed.
@@ -30,6 +33,14 @@ class Cell(NamedTuple):
 
     dataset: str
     ipc: int
+
+
+class Pair(NamedTuple):
+    """A mean score and that of the same evaluation networks, `networks` of them, trained in another way."""
+
+    unified: float
+    other: float
+    networks: int
 
 
 class Average(NamedTuple):
@@ -136,15 +147,21 @@ class Bench:
                     found.setdefault((seed, row["evaluation_seed"]), {})[row["network"]] = row[METRIC]
         return [statistics.fmean(own.values()) for own in found.values() if len(own) == len(self.networks)]
 
-    def paired(self, method: str, cell: Cell, condition: str, metric: str = METRIC) -> tuple[float, float] | None:
-        """The unified score and that of another condition, over the seeds and networks that have both."""
-        networks = self.networks_of(UNIFIED, condition)
-        unified = self.values(method, cell, metric, UNIFIED, networks)
-        other = self.values(method, cell, metric, condition, networks)
+    def paired(self, method: str, cell: Cell, condition: str) -> Pair | None:
+        """The unified score and that of another condition, over the networks that have both: those of one seed begin
+        alike and see the same batches.
+        """
+        unified, other = (self._by_network(method, cell, c) for c in (UNIFIED, condition))
         both = sorted(unified.keys() & other.keys())
         if not both:
             return None
-        return statistics.fmean(unified[s] for s in both), statistics.fmean(other[s] for s in both)
+        return Pair(statistics.fmean(unified[k] for k in both), statistics.fmean(other[k] for k in both), len(both))
+
+    def _by_network(self, method: str, cell: Cell, condition: str) -> dict[tuple[int, str, int], float]:
+        runs = self.runs.get((method, self.place(method, cell), condition), {})
+        rows = (row for by_network in runs.values() for own in by_network.values() for row in own)
+        found = {(row["seed"], row["network"], row["evaluation_seed"]): row[METRIC] for row in rows}
+        return {key: score for key, score in found.items() if _is_number(score)}
 
     def own_cells(self, method: str) -> list[Cell]:
         """The cells that the method is wanted in, all where nothing is said of it; for full data one a dataset."""
@@ -205,10 +222,11 @@ def read_bench(
     *,
     networks: Sequence[str] | None = None,
     soft_labels: Collection[str] = (),
+    without_experts: Collection[str] = (),
     wanted: Iterable[Wanted] | None = None,
 ) -> Bench:
     """The table, sorted into cells. See `write_bench` for what may be left out and what then stands for it."""
-    rows = table.to_pylist() if isinstance(table, pa.Table) else list(table)
+    rows = _charged(table.to_pylist() if isinstance(table, pa.Table) else list(table), without_experts)
     suites = list(dict.fromkeys(row["suite"] for row in rows))
     if len(suites) > 1:
         raise DataError(f"the table holds several suites ({', '.join(suites)}); report one at a time")
@@ -239,6 +257,27 @@ def read_bench(
         failed=tuple(row for row in rows if row["error"]),
         idle=idle,
     )
+
+
+def _charged(rows: Sequence[Row], without_experts: Collection[str]) -> list[Row]:
+    """The rows, each charged for the experts that its method asks for: those that were found took what training the
+    same of them took for another row, if for any.
+    """
+    took = {_experts(row): row["experts_s"] for row in rows if _is_number(row["experts_s"])}
+    charged: list[Row] = []
+    for row in rows:
+        if row["method"] in without_experts:
+            charged.append({**row, "experts_s": 0.0, "buffer_bytes": 0})
+        elif row["experts_s"] is None and row.get("experts"):
+            charged.append({**row, "experts_s": took.get(_experts(row))})
+        else:
+            charged.append(row)
+    return charged
+
+
+def _experts(row: Row) -> tuple[str | None, int | None]:
+    """Their kind and how much they hold, which says how many there are."""
+    return row.get("experts"), row["buffer_bytes"]
 
 
 def _cells_of(row: Row, kinds: Mapping[str, str], cells: Sequence[Cell]) -> Iterable[Cell]:

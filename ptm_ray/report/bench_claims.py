@@ -17,9 +17,10 @@ TIE = 0.05
 SIGNIFICANT = 0.05
 
 
-def interval(difference: Difference) -> str:
+def interval(difference: Difference, around: str = " ({})") -> str:
     """` (+0.2 to +2.6)`, or nothing for one pair."""
-    return "" if math.isnan(difference.low) else f" ({difference.low:+z.1f} to {difference.high:+z.1f})"
+    shown = f"{difference.low:+z.1f} to {difference.high:+z.1f}"
+    return "" if math.isnan(difference.low) else around.format(shown)
 
 
 def points(difference: Difference) -> str:
@@ -90,26 +91,27 @@ def pairs(bench: Bench, order: Sequence[str]) -> list[str] | None:
     found = {m: paired_difference([a for a, _ in of], [b for _, b in of], TIE) for m, of in scores.items()}
     p_values = {m: signed_rank_p([a - b for a, b in of]) for m, of in scores.items()}
     corrected = holm({m: p for m, p in p_values.items() if p is not None})
+    over = {m: _over_datasets(cells, scores[m]) for m, cells in both.items()}
     rows = []
     for m, difference in found.items():
         p = p_values[m]
         tested = [NONE, NONE] if p is None else [_probability(p), _probability(corrected[m])]
         cells = f"{difference.wins} / {difference.ties} / {difference.losses}"
-        by_dataset = _over_datasets(both[m], scores[m])
+        by_dataset = f"{points(over[m])}; {over[m].pairs}"
         rows.append([name(bench, m), str(difference.pairs), points(difference), by_dataset, cells, *tested])
     return [
         f"`{OURS}` minus each other method, in points of balanced accuracy, with 95 % intervals; cells won, tied (less "
         f"than {TIE:g} points apart) and lost; p of Wilcoxon's signed-rank test over cells, alone and corrected by "
         "Holm for the number of methods.",
         "",
-        "A pair is a cell, the mean over its seeds: three seeds of a cell are no three findings, and seed 1 of one "
+        "A pair is a cell, the mean over its seeds: these are no findings of their own, and seed 1 of one "
         "method has nothing to do with seed 1 of another. Cells of a dataset share its test split; the interval over "
         "datasets, where each counts once, is the more careful one. Fewer than "
         f"{FEWEST_PAIRS} cells can't reach 5 % and are not tested.",
         "",
         *table(["against", "cells", "difference", "over datasets", "won / tied / lost", "p", "p, Holm"], rows),
         "",
-        _in_words(found, corrected),
+        _in_words(found, over, corrected),
     ]
 
 
@@ -117,21 +119,28 @@ def _probability(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
-def _over_datasets(cells: Sequence[Cell], scores: Sequence[tuple[float, float]]) -> str:
-    """Mean difference with its interval over the datasets' means."""
+def _over_datasets(cells: Sequence[Cell], scores: Sequence[tuple[float, float]]) -> Difference:
+    """Over the datasets' means."""
     own: dict[str, list[float]] = {}
     for cell, (a, b) in zip(cells, scores, strict=True):
         own.setdefault(cell.dataset, []).append(a - b)
     means = [statistics.fmean(differences) for differences in own.values()]
-    return points(paired_difference(means, [0.0] * len(means))) + f"; {len(means)}"
+    return paired_difference(means, [0.0] * len(means))
 
 
-def _in_words(found: dict[str, Difference], corrected: dict[str, float]) -> str:
+def _in_words(found: dict[str, Difference], over: dict[str, Difference], corrected: dict[str, float]) -> str:
     real = {m: d for m, d in found.items() if corrected.get(m, 1) < SIGNIFICANT}
+    firm = "More than noise over cells at 5 % after the correction"
     groups = {
-        f"More than noise at 5 % after the correction: {OURS} ahead of": [m for m, d in real.items() if d.mean > 0],
-        f"More than noise at 5 % after the correction: {OURS} behind": [m for m, d in real.items() if d.mean <= 0],
+        f"{firm}: {OURS} ahead of": [m for m, d in real.items() if d.mean > 0],
+        f"{firm}: {OURS} behind": [m for m, d in real.items() if d.mean <= 0],
         "Not more than noise: the difference to": [m for m in corrected if m not in real],
         "Too few cells to say: the difference to": [m for m in found if m not in corrected],
     }
-    return " ".join(f"{words} {joined(methods)}." for words, methods in groups.items() if methods)
+    said = []
+    for words, methods in groups.items():
+        # An interval over one dataset is none, and its ends compare as false.
+        agree = joined([m for m in methods if (over[m].low > 0 if found[m].mean > 0 else over[m].high < 0)]) or "none"
+        careful = f"; of these, the interval over datasets agrees for {agree}" if words.startswith(firm) else ""
+        said += [f"{words} {joined(methods)}{careful}."] if methods else []
+    return " ".join(said)

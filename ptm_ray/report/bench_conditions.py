@@ -4,11 +4,13 @@ import statistics
 from collections.abc import Sequence
 from functools import partial
 
-from ptm_ray.evaluation.comparison import augmentation_robust_score, label_robust_score
+from ptm_ray.evaluation.comparison import augmentation_robust_score, label_robust_score, paired_difference
 from ptm_ray.report.bench_cells import (
     FULL,
     HARD_LABELS,
+    MATCHING,
     NO_AUGMENTATION,
+    PUBLISHED,
     RANDOM,
     TWIN,
     UNIFIED,
@@ -17,6 +19,7 @@ from ptm_ray.report.bench_cells import (
     Cell,
     Field,
 )
+from ptm_ray.report.bench_claims import interval
 from ptm_ray.report.bench_tables import NONE, counted, name, percent
 from ptm_ray.report.tables import table
 
@@ -25,12 +28,14 @@ def conditions(bench: Bench, field: Field) -> list[str]:
     """The same sets trained on in other ways, each beside the unified score of the same cells, seeds and networks."""
     order = field.ordered(bench)
     lines = [
-        "Mean balanced accuracy in percent. `published`: the same set, trained on at its own learned inner lr. "
-        "`equal-steps`: the set after a number of outer steps that is the same for every method. `no-augmentation`: "
-        "unified, without augmentation. In brackets: points against unified, over the same cells, seeds and networks, "
-        "and how many cells. Compare along rows; between rows only where the cells are the same.",
+        "Mean balanced accuracy in percent. `published`: the same set, trained on at its own learned inner lr, which "
+        "methods that match classes have not. `equal-steps`: the set after a number of outer steps that is the same "
+        "for every method. `no-augmentation`: unified, without augmentation. In brackets: points against unified over "
+        "networks of the same seeds alone (unified is often the mean of more), with the 95 % interval that the cells' "
+        "differences give, and how many cells and networks. Compare along rows; between rows only where the cells are "
+        "the same.",
         "",
-        *_beside_unified(bench, order, UNIFIED, ("published", "equal-steps", NO_AUGMENTATION)),
+        *_beside_unified(bench, order, UNIFIED, (PUBLISHED, "equal-steps", NO_AUGMENTATION)),
     ]
     soft = [method for method in order if method in bench.soft]
     if soft:
@@ -57,10 +62,13 @@ def _own(bench: Bench, method: str) -> Average | None:
 
 def _against(bench: Bench, method: str, condition: str) -> str:
     pairs = [pair for cell in bench.own_cells(method) if (pair := bench.paired(method, cell, condition)) is not None]
-    if not pairs:
+    # Earlier tables have such rows of methods that learn no inner lr.
+    if not pairs or (condition == PUBLISHED and bench.kinds[method] == MATCHING):
         return NONE
-    unified, other = (statistics.fmean(side) for side in zip(*pairs, strict=True))
-    return f"{100 * other:.1f} ({100 * (other - unified):+z.1f}; {counted(len(pairs))})"
+    difference = paired_difference([100 * pair.other for pair in pairs], [100 * pair.unified for pair in pairs])
+    over = f"{counted(len(pairs))}, {counted(sum(pair.networks for pair in pairs), 'network')}"
+    other = statistics.fmean(100 * pair.other for pair in pairs)
+    return f"{other:.1f} ({difference.mean:+z.1f}{interval(difference, ', {}')}; {over})"
 
 
 def robustness(bench: Bench, field: Field) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -49,7 +49,9 @@ def over_ipc(bench: Bench, field: Field, path: Path) -> None:
     """Balanced accuracy over images per class: a panel for each dataset, a line for each method, full data dashed."""
     rows = math.ceil(len(bench.datasets) / COLUMNS)
     columns = math.ceil(len(bench.datasets) / rows)
-    figure = Figure(figsize=(3.3 * columns + 1.9, 2.9 * rows + 0.3), dpi=120)
+    # Inches of the legend, by its longest name.
+    room = max(1.6, 0.8 + 0.065 * max(map(len, bench.methods), default=0))
+    figure = Figure(figsize=(3.3 * columns + 0.3 + room, 2.9 * rows + 0.3), dpi=120)
     axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)
     styles = _styles(bench)
     for axis, dataset in zip(axes, bench.datasets, strict=False):
@@ -64,8 +66,8 @@ def over_ipc(bench: Bench, field: Field, path: Path) -> None:
     legend = [Line2D([], [], label=m, **styles[m]) for m in field.ordered(bench) if m in styles]
     if bench.full in bench.kinds:
         legend.append(Line2D([], [], label="full data", color=FULL_COLOUR, linestyle=FULL_LINE, linewidth=1))
-    figure.tight_layout(rect=(0, 0, 1 - 1.6 / figure.get_figwidth(), 1))
-    right = 1 - 1.55 / figure.get_figwidth()
+    right = 1 - room / figure.get_figwidth()
+    figure.tight_layout(rect=(0, 0, right, 1))
     figure.legend(
         handles=legend, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=8, frameon=False, handlelength=3.5
     )
@@ -90,12 +92,17 @@ def _panel(axis: Axes, bench: Bench, dataset: str, styles: dict[str, Style]) -> 
 
 
 def against_cost(bench: Bench, field: Field, path: Path) -> None:
-    """Mean balanced accuracy over cells against the seconds of experts and distillation: a point for each method."""
+    """Mean balanced accuracy over cells against the seconds of experts and distillation: a point for each method.
+
+    Where nobody knows what experts took, against those of distillation alone.
+    """
     figure = Figure(figsize=(8, 5.2), dpi=120)
     canvas, axis, styles = FigureCanvasAgg(figure), figure.subplots(), _styles(bench)
     order = [m for m in field.ordered(bench) if m in styles]
     compared = [m for m in order if _is_compared(bench, field, m)]
-    marks = {m: mark for m in compared or order if (mark := _mark(bench, field, m)) is not None}
+    costs = {m: _costs(bench, field, m) for m in compared or order}
+    charged = any(cost.experts for cost in costs.values()) or None not in [cost.experts for cost in costs.values()]
+    marks = {m: mark for m, cost in costs.items() if (mark := cost.mark(charged)) is not None}
     for method, (seconds, score) in marks.items():
         axis.plot([seconds], [score], **{**styles[method], "linestyle": ""})
     full = field.average(bench, bench.full, bench.cells)
@@ -105,11 +112,11 @@ def against_cost(bench: Bench, field: Field, path: Path) -> None:
         axis.text(0.005, 100 * full.mean, "full data", transform=where, va="bottom", fontsize=8, color=FULL_COLOUR)
     _scale([seconds for seconds, _ in marks.values()], axis)
     axis.margins(x=0.15, y=0.1)
-    axis.set_xlabel("seconds of experts and distillation, mean over cells")
+    axis.set_xlabel(f"seconds of {'experts and ' if charged else ''}distillation, mean over cells")
     axis.set_ylabel("balanced accuracy, percent, mean over cells")
     axis.grid(linewidth=0.4, alpha=0.5)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(_caveat(order, compared), fontsize=8, loc="left")
+    axis.set_title("\n".join([*_caveat(order, compared), *_unknown(costs, charged)]), fontsize=8, loc="left")
     figure.tight_layout()
     _write_names(canvas, axis, marks, styles)
     canvas.print_png(str(path))
@@ -120,19 +127,48 @@ def _is_compared(bench: Bench, field: Field, method: str) -> bool:
     return score is not None and not score.marked
 
 
-def _caveat(order: list[str], compared: list[str]) -> str:
+def _caveat(order: list[str], compared: list[str]) -> list[str]:
     missing = [method for method in order if method not in compared]
     if not compared:
-        return "Each over the cells that it has: not to be compared"
-    return f"Left out, with scores in too few cells: {joined(missing)}" if missing else ""
+        return ["Each over the cells that it has: not to be compared"]
+    return [f"Left out, with scores in too few cells: {joined(missing)}"] if missing else []
 
 
-def _mark(bench: Bench, field: Field, method: str) -> tuple[float, float] | None:
-    """Seconds and percent; None where either is missing."""
-    score = field.average(bench, method, bench.cells)
-    parts = [field.average(bench, method, bench.cells, column) for column in ("experts_s", "distillation_s")]
-    measured = [part.mean for part in parts if part is not None]
-    return (sum(measured), 100 * score.mean) if score is not None and measured else None
+class _Costs(NamedTuple):
+    """Seconds of a method, None where they are unknown; `partly` where those of experts are, in some cells. Percent."""
+
+    experts: float | None
+    distillation: float | None
+    score: float | None
+    partly: bool
+
+    def mark(self, charged: bool) -> tuple[float, float] | None:
+        """Seconds, with those of experts where they are `charged`, and percent; None where any is missing."""
+        seconds = [self.distillation, *([self.experts] if charged else [])]
+        if self.score is None or None in seconds:
+            return None
+        return sum(part for part in seconds if part is not None), self.score
+
+
+def _costs(bench: Bench, field: Field, method: str) -> _Costs:
+    columns = ("experts_s", "distillation_s", "balanced_accuracy")
+    experts, distillation, score = (field.average(bench, method, bench.cells, column) for column in columns)
+    return _Costs(
+        None if experts is None else experts.mean,
+        None if distillation is None else distillation.mean,
+        None if score is None else 100 * score.mean,
+        experts is not None and score is not None and experts.cells < score.cells,
+    )
+
+
+def _unknown(costs: dict[str, _Costs], charged: bool) -> list[str]:
+    """What is not known of experts that were trained for something else, and found."""
+    if not charged:
+        return ["Without experts: they were found, and what they took is unknown"]
+    unknown = [m for m, cost in costs.items() if cost.experts is None]
+    partly = [m for m, cost in costs.items() if cost.partly]
+    said = {"No mark, experts' seconds unknown": unknown, "Experts' seconds unknown in some cells": partly}
+    return [f"{words}: {joined(methods)}" for words, methods in said.items() if methods]
 
 
 def _scale(seconds: list[float], axis: Axes) -> None:

@@ -145,7 +145,8 @@ def cost(bench: Bench, field: Field) -> list[str]:
         rows.append([name(bench, method), *shown, str(cells)])
     return [
         "Of the unified sets: means over the cells that the method has; of the peak memory the largest. Experts that "
-        "several methods share are counted for each of them.",
+        "several methods share are counted for each of them, all of them even where a set only begins with what one "
+        "has learned.",
         "",
         *table(
             ["method", "experts, s", "distillation, s", "outer steps", "peak memory, MiB", "buffer, MiB", "cells"], rows

@@ -37,6 +37,13 @@ def number(recipe: dict[str, Any]) -> str:
     return f"{recipe['ipc']} images per class"
 
 
+def inner_lr(recipe: dict[str, Any]) -> str:
+    """What was learned of it, if anything."""
+    found = recipe["inner_lr"] or {}
+    shown = ", ".join(f"{where.replace('_', ' ')} {lr:.4g}" for where, lr in found.items())
+    return f", learned inner lr ({shown})" if shown else ""
+
+
 def card(made: SyntheticSet, scores: dict[str, Any]) -> str:
     """The card's text."""
     recipe, data = made.recipe, made.recipe["dataset"]
@@ -44,7 +51,6 @@ def card(made: SyntheticSet, scores: dict[str, Any]) -> str:
     zca = " and ZCA-whitened" if recipe["normalisation"]["zca"] else ""
     names = ", ".join(map(plain, data["class_names"]))
     notes = "".join(f"- {note}\n" for note in data["notes"])
-    inner_lr = ", ".join(f"{where.replace('_', ' ')} {lr:.4g}" for where, lr in recipe["inner_lr"].items())
     ten_lines = TEN_LINES.format(classes=len(data["class_names"]), lr=evaluation["lr"], steps=evaluation["steps"])
     return f"""# {plain(data["name"])}, distilled to {number(recipe)}
 
@@ -78,7 +84,7 @@ Recall per class:
 
 `synthetic.parquet` holds the images as learned (`pixels`: normalised float32{zca}, shape {recipe["shape"]}) and as
 pictures; `synthetic.npz` holds the pictures in MedMNIST's layout. `recipe.json` has everything else: mean and standard
-deviation, augmentation ({", ".join(recipe["augmentation"]) or "none"}), learned inner lr ({inner_lr}).
+deviation, augmentation ({", ".join(recipe["augmentation"]) or "none"}){inner_lr(recipe)}.
 
 {ten_lines}
 """

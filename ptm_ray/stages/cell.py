@@ -72,7 +72,8 @@ def run_cell(
         if run.step == asked.equal_steps and "equal-steps" in asked.conditions:
             _keep(early, testing.of("equal-steps", run.as_it_is()))
             folder.place.push(early.name)
-    tested = list(testing.finished(run.result(), learned=run.step > 0))
+    learned = run.step > 0 and problem.config.learns_inner_lr
+    tested = list(testing.finished(run.result(), learned=learned))
     tested += _kept(early, "equal-steps") if early.exists() else []
     return tested, Cost(run.elapsed_s, run.step, peak_memory(problem.device), _mitigated(run.cycles))
 
@@ -134,7 +135,7 @@ class CellTesting:
             yield from self._train("no-augmentation", [self.evaluator.full_set()], replace(recipe, ops=()))
 
     def finished(self, made: Synthetic, *, learned: bool) -> Iterator[Tested]:
-        """Of a set as it is handed on; `learned` where it is more than the images that it began as."""
+        """Of a set as it is handed on; `learned` where its inner lr is."""
         soft = made.label_logits is not None
         skipped = {"equal-steps", *(() if soft else ("hard-labels", "twin")), *(() if learned else ("published",))}
         for condition in self._asked.conditions:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import torch
 
+from ptm_ray.config import DistillConfig
 from ptm_ray.core.expert import ExpertTraining, log_shares
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.trajectory import Trajectory, Vector
 from ptm_ray.core.types import Tensor
+from ptm_ray.stages.initial_set import BY_AN_EXPERT
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.places import Place
 from ptm_ray.store.trajectories import TrajectoryStore
@@ -68,6 +70,13 @@ class ExpertTrainer:
             yield from (vector for vector in vectors)
         for expert, own in zip(experts, zip(*made, strict=True), strict=True):
             store.write(Trajectory(expert, own, self._problem.epochs()))
+
+
+def asks_experts(config: DistillConfig) -> bool:
+    """Whether a run looks at any expert: at what it matches, or at what its set begins with."""
+    images = config.images
+    begins = images.init in BY_AN_EXPERT or (images.soft_labels and images.label_init == "experts")
+    return begins or (config.outer_steps != 0 and config.matching.what in ("trajectories", "characteristics"))
 
 
 def kinds_wanted(problems: Iterable[Problem]) -> dict[str, Problem]:

@@ -128,6 +128,12 @@ def test_the_launcher_s_file_is_accepted_by_the_ray_installed_here():
     assert all(sender["CidrIp"] != "0.0.0.0/0" for rule in ports for sender in rule["IpRanges"])
 
 
+def test_commands_for_many_machines_keep_experts_where_all_of_them_see_them():
+    texts = [path.read_text() for path in CLUSTER.rglob("*") if path.is_file()]
+    assert sum(text.count("--out /shared/") for text in texts) > 4
+    assert all(text.count("--out /shared/") == text.count("--experts-dir /shared/experts") for text in texts)
+
+
 def test_shell_scripts_pass_shellcheck():
     shellcheck = Path(sys.executable).with_name("shellcheck")
     for script in (CLUSTER / "slurm.sh", CLUSTER.parent / ".ci" / "run"):

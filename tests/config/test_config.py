@@ -1,5 +1,6 @@
 """Settings are closed and frozen, and mean the same from a file, from flags and from a saved run."""
 
+import itertools
 import math
 
 import pytest
@@ -42,6 +43,7 @@ def refused(*tables):
         ({"schedule": {"start": 4, "end_min": 4}}, "schedule: start 4 does not lie before the first end, 4"),
         ({"schedule": {"start_min": 5, "start_max": 3}}, "schedule: start_max 3 lies before start_min 5"),
         ({"student": {"steps_min": 9, "steps_max": 4}}, "student: steps_max 4 is below steps_min 9"),
+        ({"images": {"optimiser": "sgd"}}, "images: optimiser sgd has no default lr"),
         ({"experts": {"steps": 5}}, "experts: 20 snapshots don't fit into 5 steps; take fewer or train longer"),
     ],
 )
@@ -207,6 +209,19 @@ def test_a_table_that_changes_the_method_of_an_earlier_one_brings_its_preset():
     assert changed.schedule.kind == "random"
     assert changed.student.batch_size == 7
     assert resolve({"student": {"steps_max": 40}}, {"method": "mtt"}).student.steps_max == 40
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.permutations(METHODS, 2)))
+def test_nothing_of_a_saved_runs_method_is_left_under_another_ones_name(before, after):
+    saved = resolve({"method": before, "ipc": 3}).model_dump(mode="json")
+    assert resolve(saved, {"method": after}) == resolve({"method": after, "ipc": 3})
+
+
+def test_what_differs_from_a_methods_preset_outlives_its_name():
+    saved = resolve({"method": "datm", "images": {"skip_above": 2.0}, "schedule": {"length": 3}}).model_dump()
+    changed = resolve(saved, {"method": "ptm"})
+    assert (changed.images.skip_above, changed.schedule.length) == (2.0, 3)
+    assert (changed.images.soft_labels, changed.schedule.kind) == (False, "progress")
 
 
 def test_images_that_show_something_move_less_the_more_there_are_and_noise_moves_all_the_same():

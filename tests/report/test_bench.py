@@ -7,6 +7,7 @@ from PIL import Image
 
 from ptm_ray.errors import DataError
 from ptm_ray.evaluation.comparison import augmentation_robust_score, label_robust_score
+from ptm_ray.report import bench_figures
 from ptm_ray.report.bench import markdown, write_bench
 from ptm_ray.report.bench_cells import Field, read_bench
 
@@ -194,8 +195,7 @@ def test_the_claim_is_against_the_best_on_average_and_the_best_by_cell():
 
 
 def test_a_negative_claim_is_shown_as_one():
-    swapped = [r | {"method": {"ptm": "mtt", "mtt": "ptm"}.get(r["method"], r["method"])} for r in four_cells()]
-    text = section(report(swapped), "The claim")
+    text = section(report(swapped(four_cells())), "The claim")
     assert line(text, "all ipc").startswith(
         "| all ipc | 4 | -5.0 (-9.1 to -0.9), behind | -5.0 (-9.1 to -0.9), behind |"
     )
@@ -232,17 +232,29 @@ def test_pairs_are_cells_and_noise_is_told_apart():
     )
     assert "3 / 0 / 3" in line(text, "random")
     assert line(text, "datm") == "| datm | 1 | +0.0 | +0.0; 1 | 0 / 1 / 0 | – | – |"
+    assert "three seeds" not in text
     assert "Not more than noise: the difference to random and mtt." in text
     assert "Too few cells to say: the difference to datm." in text
 
 
-def test_a_difference_that_survives_the_correction_is_called_more_than_noise():
+def swapped(rows):
+    return [r | {"method": {"ptm": "mtt", "mtt": "ptm"}.get(r["method"], r["method"])} for r in rows]
+
+
+def test_a_difference_that_survives_the_correction_is_called_more_than_noise_over_cells():
     rows = [r for r in six_cells() if r["method"] in ("ptm", "mtt")]
-    ahead = report(rows, {"ptm": "trajectory", "mtt": "trajectory"})
-    assert "More than noise at 5 % after the correction: ptm ahead of mtt." in ahead
-    swapped = [r | {"method": {"ptm": "mtt", "mtt": "ptm"}[r["method"]]} for r in rows]
-    behind = report(swapped, {"ptm": "trajectory", "mtt": "trajectory"})
-    assert "More than noise at 5 % after the correction: ptm behind mtt." in behind
+    firm = "More than noise over cells at 5 % after the correction"
+    agrees = "of these, the interval over datasets agrees for mtt."
+    assert f"{firm}: ptm ahead of mtt; {agrees}" in report(rows)
+    assert f"{firm}: ptm behind mtt; {agrees}" in report(swapped(rows))
+
+
+def test_what_few_datasets_can_not_say_is_not_said_of_their_cells():
+    # The same six cells, of two datasets and of one: means 2 and 5 points apart, and a single one.
+    rows = [r for r in six_cells() if r["method"] in ("ptm", "mtt")]
+    for datasets in ("aaabbb", "aaaaaa"):
+        own = [r | {"dataset": datasets[at // 2], "ipc": 1 + at // 2} for at, r in enumerate(rows)]
+        assert "ptm ahead of mtt; of these, the interval over datasets agrees for none." in report(own)
 
 
 def test_seeds_of_a_cell_are_one_pair():
@@ -251,18 +263,38 @@ def test_seeds_of_a_cell_are_one_pair():
     assert found == "| mtt | 1 | +9.3 | +9.3; 1 | 1 / 0 / 0 | – | – |"
 
 
-def test_conditions_stand_beside_the_unified_score_of_the_same_seeds_and_networks():
+def test_conditions_stand_beside_the_unified_score_of_the_same_networks():
     rows = [*seeds("ptm", "blood", 1, (0.6, 0.8)), row("ptm", "blood", 1, 0.57, "published")]
-    # A network that only the unified recipe has trained says nothing of the other one.
-    rows += seeds("ptm", "blood", 1, (0.2, 0.2), network="vit")
+    # Networks that only the unified recipe has trained say nothing of the other one.
+    rows += seeds("ptm", "blood", 1, (0.2, 0.2), network="vit") + seeds("ptm", "blood", 1, (0, 0), evaluation_seed=1)
     rows += seeds("datm", "blood", 1, (0.7, 0.7)) + seeds("datm", "blood", 1, (0.7, 0.7), network="vit")
     rows += seeds("datm", "blood", 1, (0.65, 0.63), condition="hard-labels")
     rows += seeds("datm", "blood", 1, (0.72, 0.74), condition="twin")
     text = section(report(rows), "Tracks and conditions")
     tracks, soft = text.split("Sets with soft labels.")
-    assert line(tracks, "**ptm**") == "| **ptm** | 45.0 | 57.0 (-3.0; 1 cell) | – | – |"
-    assert line(soft, "datm") == "| datm | 70.0 | 64.0 (-6.0; 1 cell) | 73.0 (+3.0; 1 cell) |"
+    assert line(tracks, "**ptm**") == "| **ptm** | 27.5 | 57.0 (-3.0; 1 cell, 1 network) | – | – |"
+    assert line(soft, "datm") == ("| datm | 70.0 | 64.0 (-6.0; 1 cell, 2 networks) | 73.0 (+3.0; 1 cell, 2 networks) |")
     assert "| **ptm**" not in soft
+
+
+def test_conditions_have_an_interval_over_cells():
+    rows = list(four_cells())
+    for at, published in enumerate(r for r in list(rows) if r["method"] == "ptm" and r["seed"] == 0):
+        better = published["balanced_accuracy"] + 0.01 * (at + 1)
+        rows.append({**published, "condition": "published", "balanced_accuracy": better})
+    # 1, 2, 3, 4 points: 2.5 ± 3.18245 · 1.2910 / 2, over unified scores of 61, 63, 65 and 67.
+    found = line(section(report(rows), "Tracks and conditions"), "**ptm**")
+    assert found == "| **ptm** | 65.0 | 66.5 (+2.5, +0.4 to +4.6; 4 cells, 4 networks) | – | – |"
+
+
+def test_methods_that_match_classes_have_no_learned_rate_to_be_published_at():
+    rows = [
+        row("dm", "blood", 1, 0.6),
+        row("dm", "blood", 1, 0.7, "published"),
+        row("dm", "blood", 1, 0.5, "equal-steps"),
+    ]
+    text = section(report(rows, {"dm": "matching"}), "Tracks and conditions")
+    assert line(text, "dm") == "| dm | 60.0 | – | 50.0 (-10.0; 1 cell, 1 network) | – |"
 
 
 def test_robustness_scores_follow_their_formulas_from_plain_accuracies():
@@ -301,6 +333,62 @@ def test_worst_recall_and_cost():
     assert line(section(text, "Worst-class recall"), "**ptm**") == "| **ptm** | 30.0 | 60.0 |"
     assert line(section(text, "Cost"), "**ptm**") == "| **ptm** | 30 | 75 | 100 | 1,024 | 12 | 2 |"
     assert line(section(text, "Cost"), "random") == "| random | 0 | – | 100 | 512 | 12 | 2 |"
+
+
+def test_experts_that_were_found_took_what_another_row_says_and_those_that_nobody_asked_for_nothing():
+    known = {"experts": "a", "experts_s": 40.0}
+    rows = [row("mtt", "blood", 1, 0.6, **known), row("random", "blood", 1, 0.5, **known)]
+    rows += [row("ptm", "blood", 1, 0.7, experts="a", experts_s=None)]
+    # As many of another kind, and another number of that kind.
+    rows += [row("datm", "blood", 1, 0.5, experts="b", experts_s=None)]
+    rows += [row("datm", "skin", 1, 0.5, experts="a", experts_s=None, buffer_bytes=2**20)]
+    text = section(report(rows, without_experts=["random"]), "Cost")
+    seconds = {m: line(text, m).split(" | ")[1] for m in ("**ptm**", "mtt", "datm", "random")}
+    assert seconds == {"**ptm**": "40", "mtt": "40", "datm": "–", "random": "0"}
+    assert line(text, "random").endswith("| 512 | 0 | 1 |")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The axes of every picture that is written."""
+    seen = []
+    whole = bench_figures.FigureCanvasAgg.print_png
+
+    def noted(self, *args, **others):
+        seen.extend(self.figure.axes)
+        return whole(self, *args, **others)
+
+    monkeypatch.setattr(bench_figures.FigureCanvasAgg, "print_png", noted)
+    return seen
+
+
+def against_cost(rows, path, drawn):
+    """Name → seconds of each mark, the axis' label and what stands above it."""
+    bench = read_bench(rows, KINDS)
+    bench_figures.against_cost(bench, Field.of(bench, bench.methods), path)
+    axis = drawn[-1]
+    names = {text.get_text(): float(text.xy[0]) for text in axis.texts if text.get_text() not in ("", "full data")}
+    return names, axis.get_xlabel(), axis.get_title(loc="left")
+
+
+def test_a_method_whose_experts_seconds_are_unknown_has_no_mark_beside_those_whose_are_known(tmp_path, drawn):
+    rows = [r | ({"experts_s": None} if r["method"] == "ptm" else {}) for r in four_cells()]
+    marks, label, above = against_cost(rows, tmp_path / "a.png", drawn)
+    assert marks == {"mtt": 90.0, "random": 90.0}
+    assert label == "seconds of experts and distillation, mean over cells"
+    assert above == "No mark, experts' seconds unknown: ptm"
+    rows = [r | ({"experts_s": None} if (r["method"], r["ipc"]) == ("ptm", 1) else {}) for r in four_cells()]
+    marks, _, above = against_cost(rows, tmp_path / "a.png", drawn)
+    assert (marks["ptm"], above) == (90.0, "Experts' seconds unknown in some cells: ptm")
+
+
+def test_where_no_experts_seconds_are_known_the_picture_is_of_distillation_alone(tmp_path, drawn):
+    rows = [r | {"experts_s": 0.0 if r["method"] == "random" else None} for r in four_cells()]
+    marks, label, above = against_cost(rows, tmp_path / "a.png", drawn)
+    assert marks == {"ptm": 60.0, "mtt": 60.0, "random": 60.0}
+    assert label == "seconds of distillation, mean over cells"
+    assert above == "Without experts: they were found, and what they took is unknown"
+    assert against_cost(four_cells(), tmp_path / "a.png", drawn)[2] == ""
 
 
 def test_failed_runs_are_listed_and_their_method_is_marked():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ptm_ray.report.card import started_from
+from ptm_ray.report.card import inner_lr, started_from
 from ptm_ray.report.figures import curve, grid
 from ptm_ray.report.tables import markdown, recalls
 from ptm_ray.store.artefact import SyntheticSet
@@ -76,3 +76,9 @@ def test_a_class_without_images_has_an_empty_row_in_the_grid(tmp_path):
     grid(whole, tmp_path / "whole.png")
     assert shown.shape == np.asarray(Image.open(tmp_path / "whole.png").convert("L")).shape
     assert (shown[: shown.shape[0] // 2] < 10).mean() < 0.05
+
+
+def test_the_card_calls_an_inner_lr_learned_where_one_was():
+    found = {"progressive": 0.02, "random_first": 0.01234567}
+    assert inner_lr({"inner_lr": found}) == ", learned inner lr (progressive 0.02, random first 0.01235)"
+    assert inner_lr({"inner_lr": None}) == ""

@@ -118,6 +118,13 @@ def test_images_as_they_are_have_nothing_learned_to_be_scored(tmp_path):
     assert {score["outer_steps"] for score in scores} == {0}
 
 
+@pytest.mark.parametrize("method", ["dm", "dsa"])
+def test_classes_that_are_matched_learn_no_inner_lr_to_be_published_at(tmp_path, method):
+    _, scores = run(tmp_path, method, methods=[method], conditions=["unified", "published"])
+    assert conditions(scores) == [("unified", 0), ("unified", 1)]
+    assert {score["outer_steps"] for score in scores} == {8}
+
+
 def test_subsets_are_published_one_after_another_and_unified_at_once(tmp_path, monkeypatch):
     seen = {}
     whole = stage.CellTesting._train

@@ -3,10 +3,15 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 import torch
 
+from ptm_ray.config.base import merge
 from ptm_ray.core.seeds import Seeds
-from ptm_ray.stages.experts import ExpertTrainer, kinds_wanted, store_of
+from ptm_ray.stages.distill import Distillation
+from ptm_ray.stages.experts import ExpertTrainer, asks_experts, kinds_wanted, store_of
+from ptm_ray.stages.scoring import Evaluator, InlineScorer
+from ptm_ray.store.checkpoints import RunFolder
 from tests.small import small_problem
 
 
@@ -63,3 +68,36 @@ def test_of_each_kind_of_expert_as_many_are_wanted_as_anybody_wants():
     wanted = kinds_wanted(small_problem(experts=experts) for experts in counts)
     assert [problem.experts.count for problem in wanted.values()] == [8, 1]
     assert all(store_of(problem, "").key == key for key, problem in wanted.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "asks"),
+    [
+        ({"method": "random", "outer_steps": 0}, False),
+        ({"method": "random-natural", "outer_steps": 0}, False),
+        ({"method": "herding", "outer_steps": 0}, True),
+        ({"method": "ptm", "images": {"init": "noise"}}, True),
+        ({"method": "ncfm", "images": {"init": "noise"}}, True),
+        ({"method": "dm", "images": {"init": "noise"}}, False),
+        ({"method": "dm"}, True),
+        ({"method": "random", "outer_steps": 0, "images": {"soft_labels": True, "label_init": "experts"}}, True),
+    ],
+    ids=str,
+)
+def test_a_method_is_charged_for_experts_where_its_set_depends_on_them(tmp_path, settings, asks):
+    problem = small_problem(**merge({"evaluation": {"validation_steps": 1}}, settings))
+
+    def made_with(first):
+        class Untrained:
+            num_experts = problem.experts.count
+
+            def vector(self, expert, snapshot):
+                return problem.network().init(Seeds(first + expert).stream("any", snapshot)).numpy()
+
+        run = Distillation(problem, Untrained(), InlineScorer(Evaluator(problem)), RunFolder(tmp_path / str(first)))
+        list(run.run(stop_after=1))
+        return run.learner.result()
+
+    one, other = made_with(0), made_with(100)
+    same = torch.equal(one.images, other.images) and torch.equal(one.labels(), other.labels())
+    assert asks_experts(problem.config) == asks == (not same)
