@@ -5,6 +5,7 @@ Each class takes the message alone, so that all of them travel through pickle an
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -44,6 +45,11 @@ def first_line(error: BaseException) -> str:
     """What another library's error says, short enough to stand inside a message of ours."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0] if len(lines[0]) <= 120 else f"{lines[0][:117]}…"
+
+
+def without_folders(text: str) -> str:
+    """The text with paths cut to their last names, for reports that are handed on; a path ends at a space."""
+    return re.sub(r"(?<![^\s'\"(])(~|\.{1,2})?/([^\s'\"():,;/]+/)*(?=[^\s/])", "", text)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from tests.files import encoded, picture, write_classes, write_npz, write_parque
 
 PLENTY = np.arange(12) % 3
 WITH_NAN = np.where(np.arange(12 * 256).reshape(12, 16, 16) == 7, np.nan, 0.5)
+FAINT = np.linspace(0, 9.9, 12 * 256).reshape(12, 16, 16)
 
 
 def npz(**changes):
@@ -69,6 +70,11 @@ DATASETS = [
     ("empty class", npz(train_labels=PLENTY // 2 * 2), DataError, ["class '1' has no training image", "drop"]),
     ("one class", npz(**{f"{p}_labels": PLENTY * 0 for p in ("train", "val", "test")}), DataError, ["one class ('0')"]),
     ("one image", classes(a=1, b=5), DataError, ["class 'a' has one image left", "add images"]),
+    ("label of no row", npz(train_labels=np.array(1)), DataError, ["shape ()", "one class per image"]),
+    ("class named twice", npz(class_names=["a", "b", "a"]), DataError, ["two classes are called 'a'", "of its own"]),
+    ("masks", npz(train_images=np.ones((12, 16, 16), bool)), DataError, ["no higher than 1", "scale them to 0–255"]),
+    ("few levels", npz(train_images=FAINT), DataError, ["from 0 to 9.9", "fewer than 32 grey levels", "0–1 (float)"]),
+    ("not UTF-8", classes(**{"a": 3, "b\udcff": 3}), DataError, ["'b\\udcff' is no UTF-8", "rename"]),
     ("NaN", npz(train_images=WITH_NAN), DataError, ["1 pixel values are NaN", "mend or drop"]),
     ("pixels below 0", npz(train_images=np.full((12, 16, 16), -3.0)), DataError, ["from -3 to -3", "0–255"]),
     ("pixels beyond 1", npz(train_images=np.full((12, 16, 16), 1.01)), DataError, ["from 1.01 to 1.01", "0–1 (float)"]),

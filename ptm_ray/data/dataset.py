@@ -1,8 +1,8 @@
 """`MedicalDataset`: what every source becomes, checked once, before any work is spent on it."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,10 @@ from ptm_ray.errors import DataError
 
 #: Augmentation for images without a meaningful side, and without colour. See `MedicalDataset.augmentation`.
 COLOUR_OPS = ("flip", "scale", "rotate", "crop", "cutout", "brightness", "saturation", "contrast")
+#: What folders and tables may call a split → what it is called here.
+SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+#: Floats that come to fewer grey levels than this were on another scale than ours.
+FEWEST_LEVELS = 32
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def prints(self) -> npt.NDArray[np.uint64]:
+        """A hash of each image's pixels, (n,): of two images that share it, one is a copy of the other."""
+        each = (hashlib.blake2b(image, digest_size=8).digest() for image in self.images)
+        return np.frombuffer(b"".join(each), dtype=np.uint64)
+
+    def stand_in(self, other: "Split") -> npt.NDArray[np.bool_]:
+        """Which of these images are images of the other split too, (n,)."""
+        return np.isin(self.prints, other.prints)
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,8 @@ def as_uint8(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint
         raise DataError(
             f"{where}: images are {images.shape[1]}×{images.shape[2]}; square ones are needed: crop or resize them"
         )
+    if images.dtype.kind in "bui" and images.size and images.max() == 1:
+        raise DataError(f"{where}: whole numbers no higher than 1 would be black; scale them to 0–255")
     if images.dtype == np.uint8:
         return images.astype(np.uint8, copy=False)
     values = images.astype(np.float64)
@@ -123,7 +139,15 @@ def as_uint8(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint
     if low < 0 or high > 255 or (fractions and 1 < high < 2):
         raise DataError(f"{where}: pixels run from {low:g} to {high:g}; scale them to 0–255 (uint8) or 0–1 (float)")
     scale = 255.0 if fractions and high <= 1.0 else 1.0
-    return np.rint(values * scale).astype(np.uint8)
+    levels = np.rint(values * scale)
+    few = 0 < (high - low) * scale < FEWEST_LEVELS - 1
+    # Fractions of 255 that were written with few digits lose nothing.
+    if few and not np.allclose(levels, values * scale, rtol=0, atol=0.01):
+        raise DataError(
+            f"{where}: pixels run from {low:g} to {high:g}, which would leave fewer than {FEWEST_LEVELS} grey levels; "
+            "scale them to 0–255 (uint8) or 0–1 (float)"
+        )
+    return levels.astype(np.uint8)
 
 
 def as_labels(labels: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int64]:
@@ -132,8 +156,8 @@ def as_labels(labels: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int
         labels = labels[:, 0]
     if labels.ndim != 1:
         raise DataError(
-            f"{where}: labels have shape {labels.shape}: several an image (multi-label) are not supported yet; "
-            "give one class per image"
+            f"{where}: labels have shape {labels.shape}; give one class per image, (n,) or (n, 1): several an image "
+            "(multi-label) are not supported yet"
         )
     if labels.dtype.kind not in "iufb":
         raise DataError(f"{where}: labels are of type {labels.dtype}; give whole numbers 0, 1, 2, …")
@@ -146,11 +170,12 @@ def as_labels(labels: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int
 
 def make_split(images: npt.NDArray[np.generic], labels: npt.NDArray[np.generic], where: str) -> Split:
     """A checked split. Raises `DataError` where images and labels don't belong together."""
-    if len(images) != len(labels):
+    split = Split(as_uint8(images, where), as_labels(labels, where))
+    if len(split.images) != len(split.labels):
         raise DataError(f"{where}: {len(images)} images but {len(labels)} labels; each image needs exactly one")
-    if len(images) == 0:
+    if len(split) == 0:
         raise DataError(f"{where}: no images")
-    return Split(as_uint8(images, where), as_labels(labels, where))
+    return split
 
 
 def numbered_classes(highest: int, num_images: int, where: str) -> tuple[str, ...]:
@@ -170,26 +195,68 @@ def task_of(num_classes: int) -> str:
     return "binary-class" if num_classes == 2 else "multi-class"
 
 
+def check_labels(split: Split, class_names: Sequence[str], where: str) -> None:
+    """Raises `DataError` for a label that is no class's number."""
+    low, high = int(split.labels.min()), int(split.labels.max())
+    if low < 0 or high >= len(class_names):
+        raise DataError(
+            f"{where} labels run from {low} to {high}, but there are {len(class_names)} classes "
+            f"(0 to {len(class_names) - 1}); mend the labels or name every class"
+        )
+
+
 def check(dataset: MedicalDataset) -> MedicalDataset:
-    """The dataset itself, once its splits and classes are known to fit together. Raises `DataError`."""
-    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
-    if dataset.num_classes < 2:
-        only = " ".join(map(repr, dataset.class_names))
-        raise DataError(f"{dataset.name}: only one class ({only}); two or more are needed to tell apart")
-    for part, split in splits.items():
+    """The dataset, once its splits and classes are known to fit together, with notes of what they share and lack.
+
+    Raises `DataError`.
+    """
+    _check_names(dataset)
+    for part, split in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
         if split.images.shape[1:] != dataset.train.images.shape[1:]:
             raise DataError(
                 f"{dataset.name}: {part} images are {split.images.shape[1:]}, train images "
                 f"{dataset.train.images.shape[1:]}; all splits need one size"
             )
-        low, high = int(split.labels.min()), int(split.labels.max())
-        if low < 0 or high >= dataset.num_classes:
-            raise DataError(
-                f"{dataset.name}: {part} labels run from {low} to {high}, but there are {dataset.num_classes} classes "
-                f"(0 to {dataset.num_classes - 1}); mend the labels or name every class"
-            )
-    counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
-    for name, count in zip(dataset.class_names, counts, strict=True):
-        if count == 0:
-            raise DataError(f"{dataset.name}: class {name!r} has no training image; drop the class or add images of it")
-    return dataset
+        check_labels(split, dataset.class_names, f"{dataset.name}: {part}")
+    lacking = _lacking(dataset.train, dataset)
+    if lacking:
+        raise DataError(
+            f"{dataset.name}: class {lacking[0]!r} has no training image; drop the class or add images of it"
+        )
+    notes = _notes(dataset)
+    return replace(dataset, notes=(*dataset.notes, *notes)) if notes else dataset
+
+
+def _check_names(dataset: MedicalDataset) -> None:
+    names = dataset.class_names
+    if len(names) < 2:
+        only = " ".join(map(repr, names))
+        raise DataError(f"{dataset.name}: only one class ({only}); two or more are needed to tell apart")
+    twice = [name for label, name in enumerate(names) if name in names[:label]]
+    if twice:
+        raise DataError(f"{dataset.name}: two classes are called {twice[0]!r}; give each a name of its own")
+    for name in (dataset.name, *names):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            # As it comes from a folder's name in another encoding.
+            raise DataError(f"the name {name!r} is no UTF-8; rename it") from error
+
+
+def _lacking(split: Split, dataset: MedicalDataset) -> list[str]:
+    """The classes of which it has no image."""
+    counts = np.bincount(split.labels, minlength=dataset.num_classes)
+    return [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0]
+
+
+def _notes(dataset: MedicalDataset) -> list[str]:
+    """What makes scores on validation and test images say less than they seem to."""
+    notes = []
+    for part, split in (("val", dataset.val), ("test", dataset.test)):
+        lacking = _lacking(split, dataset)
+        if lacking:
+            notes.append(f"{part} has no image of {', '.join(lacking)}, which no score on it speaks of")
+        copies = int(split.stand_in(dataset.train).sum())
+        if copies:
+            notes.append(f"{copies} of {len(split)} {part} images are training images too")
+    return notes

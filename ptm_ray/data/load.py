@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ptm_ray.data import folder, medmnist, table
-from ptm_ray.data.dataset import MedicalDataset, Source, Split, check
+from ptm_ray.data.dataset import MedicalDataset, Source, Split, check, check_labels
 from ptm_ray.data.npz import read_npz
 from ptm_ray.data.phantom import cellphantom
 from ptm_ray.data.splits import complete
@@ -42,7 +42,9 @@ def load_training_images(path: Path, size: int | None = None) -> tuple[Split, tu
     Made for sets that others distilled.
     """
     source = _read(str(path), size, None)
-    return source.splits["train"], source.class_names
+    train = source.splits["train"]
+    check_labels(train, source.class_names, f"{source.name}: train")
+    return train, source.class_names
 
 
 def _read(text: str, size: int | None, root: Path | None) -> Source:

@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.data.dataset import MedicalDataset, Source, Split
 from ptm_ray.errors import DataError
 
+Rows = npt.NDArray[np.int64]
+
 
 def cut(split: Split, share: float, stage: str, names: Sequence[str]) -> tuple[Split, Split]:
     """(rest, cut): `share` of every class, at least one image of it, chosen at random but always the same.
 
-    The seed is fixed rather than the run's, so that every run on a dataset sees the same validation images.
-    Raises `DataError` where a class has a single image.
+    The seed is fixed rather than the run's, so that every run on a dataset sees the same validation images. Copies of
+    an image stay together, unless their class has no other image. Raises `DataError` where a class has a single image.
     """
     draw = np.random.default_rng(Seeds(0).derive(stage))
     chosen = np.zeros(len(split), dtype=bool)
@@ -24,12 +27,36 @@ def cut(split: Split, share: float, stage: str, names: Sequence[str]) -> tuple[S
             raise DataError(
                 f"class {name!r} has one image left, too few to cut a {stage} split from; add images or that split"
             )
+        order, ends = _copies_together(draw.permutation(rows), split)
         count = min(len(rows) - 1, max(1, round(share * len(rows))))
-        chosen[draw.permutation(rows)[:count]] = True
+        if len(ends):
+            count = ends[np.abs(ends - count).argmin()]
+        chosen[order[:count]] = True
+    _undo_copies_of_other_classes(chosen, split)
     return (
         Split(split.images[~chosen], split.labels[~chosen]),
         Split(split.images[chosen], split.labels[chosen]),
     )
+
+
+def _copies_together(order: Rows, split: Split) -> tuple[Rows, Rows]:
+    """These rows with copies of an image beside the first of them, and how many may be cut without tearing any apart.
+
+    Without copies the order is as it was, and any number may.
+    """
+    _, first, image = np.unique(split.prints[order], return_index=True, return_inverse=True)
+    place = first[image]
+    by_place = np.argsort(place, kind="stable")
+    return order[by_place], np.flatnonzero(np.diff(place[by_place])) + 1
+
+
+def _undo_copies_of_other_classes(chosen: npt.NDArray[np.bool_], split: Split) -> None:
+    """Of an image that stands under two labels, both stay in the rest, where their class has others to cut."""
+    torn = chosen & np.isin(split.prints, split.prints[~chosen])
+    for label in np.unique(split.labels[torn]):
+        own = chosen & (split.labels == label)
+        if (own & ~torn).any():
+            chosen[own & torn] = False
 
 
 def complete(source: Source) -> MedicalDataset:

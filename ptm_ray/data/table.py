@@ -12,12 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ptm_ray.data.dataset import Source, as_labels, make_split, numbered_classes, task_of
+from ptm_ray.data.dataset import SPLITS, Source, as_labels, make_split, numbered_classes, task_of
 from ptm_ray.data.folder import decode, note, square, stack
 from ptm_ray.errors import DataError, first_line
 
 ENDINGS = {".parquet", ".arrow", ".feather"}
-SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
 
 def read_table(path: Path, size: int) -> Source:

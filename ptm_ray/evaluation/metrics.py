@@ -47,7 +47,7 @@ def hits(probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -
 
 
 def score(probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> dict[str, float]:
-    """All metrics, fractions in [0, 1]; `recall_<class>` for each class.
+    """All metrics, fractions in [0, 1]; `recall_<class>` for each class that the labels have.
 
     Balanced accuracy is the mean recall, AUC the macro mean of one-vs-rest, calibration error the expected one over
     15 bins. A class that the labels lack counts in none of the means (torchmetrics would count it as 0). `diverged` is
@@ -74,5 +74,5 @@ def score(probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) 
         "diverged": float(diverged),
         "calibration_error": tm.multiclass_calibration_error(below_one, labels, classes, n_bins=15),
     }
-    per_class = {f"recall_{label}": recall[label] for label in range(classes)}
+    per_class = {f"recall_{label}": recall[label] for label in range(classes) if present[label]}
     return {name: float(value) for name, value in {**found, **per_class}.items()}

@@ -18,7 +18,7 @@ from ptm_ray import __version__
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.suite import FULL, Cell, SuiteConfig
 from ptm_ray.data import MedicalDataset, load_dataset
-from ptm_ray.errors import PtmError, StoreError
+from ptm_ray.errors import PtmError, StoreError, without_folders
 from ptm_ray.evaluation import metrics
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import Nobody, Watcher, experts_alone
@@ -272,5 +272,5 @@ class _Runner:
         # Rows of other settings would pass for those of the ones that failed. Where nobody can say whose they are, they
         # stay: a call that lacks the images must not cost the hours that they took.
         if not self._table.done(_key_of(cell), print_of):
-            self._table.put([{**self._named(cell), "error": said}])
+            self._table.put([{**self._named(cell), "error": without_folders(said)}])
         log.warning("%s failed: %s", cell.name, said)

@@ -29,7 +29,7 @@ from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialSch
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.sweep import Dimension, Range, SweepConfig
 from ptm_ray.data import MedicalDataset
-from ptm_ray.errors import ConfigError, WorkerFailed
+from ptm_ray.errors import ConfigError, WorkerFailed, without_folders
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, experts_alone, run_identity
 from ptm_ray.orchestrate.session import connected, count_workers
@@ -392,5 +392,5 @@ def _row(asked: SweepConfig, result: Any) -> dict[str, Any]:
     measured = result.metrics or {}
     used = {name: asked.value(name, value) for name, value in result.config.items() if name in asked.space}
     names = (*MEASURES, TIME, "kept_outer_step", "loss", "overlap", "cycles_kept", "distillation_s")
-    error = None if result.error is None else " ".join(str(result.error).split())[-300:]
+    error = None if result.error is None else without_folders(" ".join(str(result.error).split()))[-300:]
     return {"trial": measured.get("trial_id"), **used, **{name: measured.get(name) for name in names}, "error": error}

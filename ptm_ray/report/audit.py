@@ -37,10 +37,11 @@ wrong label. Attacks that saw the result, and not the coins, then gave every can
   the others; about none of them where they are fewer (then one in as many and one is named by chance). A few patients
   who are named with certainty are hurt, whatever the average says.
 - **ε is at least**: with 95 % confidence the way that this was made is not ε-differentially private below it
-  (arXiv 2305.08846, one run). 0 refutes nothing.
+  (arXiv 2305.08846, one run). 0 refutes nothing. Each holds for its row alone, and is about images:
+  a patient may have several.
 - **Mislabelled** canaries stand for records unlike all others, ordinary ones for the rest.
-- **Networks**: trained on what is handed on; how sure they are of the canary's label, against networks that saw no
-  canary. **Nearest image**: how near the nearest synthetic image is.
+- **Networks**: trained on what is handed on; how sure they are of the canary's label, beyond what networks that saw no
+  canary explain. **Nearest image**: how near the nearest synthetic image is.
 - **A network of all images** is what the same canaries would be exposed to if a classifier were handed on instead.
 
 {_copied(findings)} That finds copies and no more.
@@ -60,7 +61,8 @@ thrown for each of {findings["canaries"]} training images, and attacks on that s
 {_table(findings)}
 
 AUC (95 % interval): 50 % is what a coin has. ε: the way is not ε-differentially private below it, with 95 % confidence;
-0 refutes nothing. {_copied(findings)} Other attacks may find more."""
+0 refutes nothing. Each holds for its row alone, and is about images: a patient may have several.
+{_copied(findings)} Other attacks may find more."""
 
 
 def _table(findings: dict[str, Any]) -> str:
@@ -77,7 +79,9 @@ def _auc(attack: dict[str, Any]) -> str:
 
 def _copied(findings: dict[str, Any]) -> str:
     found = findings["copies"]
+    known = found.get("test_images_in_train", 0)
     return (
         f"{found['copies']} of the set's {found['images']} images lie nearer to a training image than 99 of 100 test "
-        "images do."
+        "images do, or are one to within a grey level."
+        + (f" Of the test images {known} stand in the training split too; they don't count there." if known else "")
     )

@@ -9,7 +9,7 @@ from ptm_ray.store.artefact import SyntheticSet
 TEN_LINES = """```python
 import numpy as np, torch, ptm_ray as ptm
 s = ptm.SyntheticSet.load(".")
-images, labels = torch.tensor(s.images), torch.tensor(s.labels)
+images, labels = torch.tensor(s.images), torch.tensor(s.probabilities)  # of the classes: one-hot, or learned
 net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear({classes}))  # any network of your own
 opt = torch.optim.SGD(net.parameters(), lr={lr}, momentum=0.9, weight_decay=5e-4)
 for step in range({steps}):
@@ -50,7 +50,7 @@ def card(made: SyntheticSet, scores: dict[str, Any]) -> str:
     evaluation = recipe["config"]["evaluation"]
     zca = " and ZCA-whitened" if recipe["normalisation"]["zca"] else ""
     names = ", ".join(map(plain, data["class_names"]))
-    notes = "".join(f"- {note}\n" for note in data["notes"])
+    notes = "".join(f"- {note}\n" for note in map(plain, data["notes"]))
     ten_lines = TEN_LINES.format(classes=len(data["class_names"]), lr=evaluation["lr"], steps=evaluation["steps"])
     return f"""# {plain(data["name"])}, distilled to {number(recipe)}
 
@@ -72,7 +72,7 @@ trajectory-matched sets (arXiv 2206.00240 and its refutation 2209.14987; 2502.12
 
 Test split, percent, mean ± standard deviation over networks; every row by one recipe ({evaluation["steps"]} update
 steps of SGD with momentum; full data {evaluation["full_steps"]}). Which outer step's set was kept was decided on the
-validation split; the test split was read once.
+validation split; the test split decided nothing.
 
 {markdown(scores)}
 

@@ -43,9 +43,13 @@ def markdown(scores: dict[str, Any]) -> str:
 
 
 def recalls(scores: dict[str, Any], class_names: list[str]) -> str:
-    """Recall per class as a Markdown table, in percent."""
+    """Recall per class as a Markdown table, in percent; a dash for a class of which nothing was tested."""
+
+    def shown(metrics: dict[str, Any], label: int) -> str:
+        recall = metrics.get(f"recall_{label}")
+        return "–" if recall is None else cell(recall)
+
     rows = [
-        [plain(name), *(cell(metrics[f"recall_{label}"]) for metrics in scores.values())]
-        for label, name in enumerate(class_names)
+        [plain(name), *(shown(metrics, label) for metrics in scores.values())] for label, name in enumerate(class_names)
     ]
     return "\n".join(table(["class", *(KINDS[kind] for kind in scores)], rows))

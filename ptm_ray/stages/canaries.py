@@ -43,26 +43,30 @@ def with_canaries(dataset: MedicalDataset, count: int | None, seed: int, ipc: in
     """Takes `count` training images for canaries (by default 400, or as many as there can be), each with chance a half
     put back.
 
-    Of no class more than a quarter, and every class keeps `ipc` images. Raises `ConfigError` for a count that is too
-    large for that, or too small to find anything with, and where all coins of one half fell alike.
+    Of no class more than a quarter, and every class keeps `ipc` images. None of which the dataset holds a copy, as that
+    would be in whatever the coin says. Raises `ConfigError` for a count that is too large for that, or too small to
+    find anything with, and where all coins of one half fell alike.
     """
     train, classes = dataset.train, dataset.num_classes
     draw = Seeds(seed).stream("canaries")
     sizes = np.bincount(train.labels, minlength=classes)
+    single = _without_copies(dataset)
     spare = np.minimum((MOST_OF_A_CLASS * sizes).astype(int), np.maximum(0, sizes - ipc))
+    spare = np.minimum(spare, np.bincount(train.labels[single], minlength=classes))
     most = int(spare.sum())
     if most < FEWEST:
         raise ConfigError(
             f"{dataset.name} can spare {most} of {len(train)} training images as canaries (at most a quarter of each "
-            f"class, which keeps {ipc}), and an audit needs {FEWEST}; it is too small to be audited in this way"
+            f"class, which keeps {ipc}, and no copies), and an audit needs {FEWEST}; it is too small to be audited so"
         )
     count = min(USUAL, most) if count is None else count
     if not FEWEST <= count <= most:
         raise ConfigError(
             f"{count} canaries: {dataset.name} can spare {most} of {len(train)} training images (at most a quarter of "
-            f"each class), and fewer than {FEWEST} tell nothing; take a number between"
+            f"each class, and no copies), and fewer than {FEWEST} tell nothing; take a number between"
         )
     order = torch.randperm(len(train), generator=draw).numpy()
+    order = order[single[order]]
     # Of each class, those that come first in that order, as many as it can spare.
     place = np.empty(len(train), dtype=np.int64)
     for label in range(classes):
@@ -92,3 +96,11 @@ def with_canaries(dataset: MedicalDataset, count: int | None, seed: int, ipc: in
         audited=replace(dataset, train=planted, notes=(*dataset.notes, note)),
         without=replace(dataset, train=rest),
     )
+
+
+def _without_copies(dataset: MedicalDataset) -> npt.NDArray[np.bool_]:
+    """Which training images stand nowhere else, (n,): neither there again nor in another split."""
+    train = dataset.train
+    _, image, copies = np.unique(train.prints, return_inverse=True, return_counts=True)
+    alone: npt.NDArray[np.bool_] = copies[image] == 1
+    return alone & ~train.stand_in(dataset.val) & ~train.stand_in(dataset.test)

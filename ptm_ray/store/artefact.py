@@ -79,7 +79,7 @@ class SyntheticSet:
         """Writes `synthetic.parquet`, `synthetic.npz`, `recipe.json`, and `zca.npy` where whole images are whitened."""
         with atomic.replacing(folder / "synthetic.parquet") as temporary:
             pq.write_table(self._table(), temporary, compression="zstd")
-        labels = self.labels[:, None].astype(np.uint8)
+        labels = self.labels[:, None].astype(np.min_scalar_type(len(self.class_names) - 1))
         with atomic.replacing(folder / "synthetic.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,

@@ -1,5 +1,9 @@
 """Folders and tables of encoded pictures: cropped to their middle, scaled, grey only where all are grey."""
 
+import io
+import struct
+import zlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,6 +11,7 @@ import tifffile
 from PIL import Image
 
 from ptm_ray.data import load_dataset
+from ptm_ray.data.load import load_training_images
 from ptm_ray.errors import DataError
 from tests.files import encoded, picture, write_classes, write_parquet
 
@@ -25,12 +30,55 @@ def test_pictures_of_the_asked_size_keep_their_pixels(tmp_path, ending):
 
 
 def test_train_val_and_test_folders_are_the_splits(tmp_path):
-    for part, count in (("train", 4), ("val", 2), ("test", 3)):
-        write_classes(tmp_path / part, {"a": count, "b": count})
+    parts = (("train", 4, 20), ("val", 2, 24), ("test", 3, 28))
+    for part, count, side in parts:
+        write_classes(tmp_path / part, {"a": count, "b": count}, side=side)
     dataset = load_dataset(tmp_path)
     assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [8, 4, 6]
     assert dataset.val.labels.tolist() == [0, 0, 1, 1]
     assert len(dataset.notes) == 1
+
+
+@pytest.mark.parametrize("names", [("train", "valid", "test"), ("Train", "validation", "TEST")])
+def test_folders_of_splits_may_be_called_otherwise(tmp_path, names):
+    for name, count in zip(names, (4, 2, 3), strict=True):
+        write_classes(tmp_path / name, {"a": count, "b": count})
+    # What programs leave behind is no split and no class.
+    for hidden in (tmp_path / ".cache", tmp_path / names[1] / ".cache", tmp_path / names[0] / "a" / ".checkpoints"):
+        hidden.mkdir()
+        Image.fromarray(picture()).save(hidden / "0.png")
+    (tmp_path / names[0] / "a" / "._0.png").write_bytes(b"of another file")
+    dataset = load_dataset(tmp_path)
+    assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [8, 4, 6]
+    assert dataset.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("train", "extra"), "has 'extra' beside its train folder; call it val or test, or move it away"),
+        (("train", "val", "valid"), "has both val and valid, which are one split; keep one"),
+        (("val", "test"), "has val and test but no train folder"),
+    ],
+)
+def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path, names, words):
+    for name in names:
+        write_classes(tmp_path / name, {"a": 4, "b": 4})
+    with pytest.raises(DataError, match=words):
+        load_dataset(tmp_path)
+
+
+def test_without_a_train_folder_classes_may_be_called_like_splits(tmp_path):
+    write_classes(tmp_path, {"valid": 4, "void": 4})
+    assert load_dataset(tmp_path).class_names == ("valid", "void")
+
+
+def test_files_of_other_endings_are_passed_over_and_counted(tmp_path):
+    write_classes(tmp_path, {"a": 4, "b": 4})
+    (tmp_path / "labels.csv").touch()
+    for name in ("a/0.dcm", "a/1.bmp", "b/notes.txt", "b/.DS_Store"):
+        (tmp_path / name).touch()
+    assert load_dataset(tmp_path).notes[1] == "files passed over, as they are no PNG, JPEG or TIFF by their ending: 3"
 
 
 def test_the_middle_is_cropped_and_scaled_and_the_notes_say_so(tmp_path):
@@ -70,6 +118,110 @@ def test_one_coloured_picture_makes_the_set_coloured(tmp_path):
     assert (grey == grey[..., :1]).all()
 
 
+def one_picture(folder, write):
+    """What is read of a file, beside others of the same size; (8, 8, channels)."""
+    write_classes(folder, {"a": 3, "b": 4}, colour=False, side=8)
+    write(folder / "a")
+    split, _ = load_training_images(folder, 8)
+    return split.images[0]
+
+
+def test_what_is_transparent_lies_on_black(tmp_path):
+    colour, opaque = picture(8), np.full((8, 8, 1), 255, np.uint8)
+    opaque[:, 3:] = 0
+    opaque[0, 0] = 51
+    shown = one_picture(
+        tmp_path / "rgba", lambda folder: Image.fromarray(np.dstack([colour, opaque])).save(folder / "!.png")
+    )
+    assert np.array_equal(shown[1:, :3], colour[1:, :3])
+    assert not shown[:, 3:].any()
+    assert np.abs(shown[0, 0] - colour[0, 0] / 5).max() <= 1
+    # Without colour there is still none.
+    grey = one_picture(
+        tmp_path / "la", lambda folder: Image.fromarray(np.dstack([colour[..., :1], opaque])).save(folder / "!.png")
+    )
+    assert grey.shape == (8, 8, 1)
+    assert np.array_equal(grey[1:, :3], colour[1:, :3, :1])
+    assert not grey[:, 3:].any()
+
+
+def test_a_transparent_colour_of_a_palette_lies_on_black(tmp_path):
+    image = Image.fromarray(np.repeat([[0, 1]], 8, axis=0).repeat(4, axis=1).astype(np.uint8))
+    image.putpalette([10, 20, 30, 200, 210, 220])
+    shown = one_picture(tmp_path, lambda folder: image.save(folder / "!.png", transparency=1))
+    assert (shown[:, :4] == [10, 20, 30]).all()
+    assert not shown[:, 4:].any()
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_a_picture_that_lies_on_its_side_is_turned_upright(tmp_path, ending):
+    upright = picture(8, colour=False)
+    exif = Image.Exif()
+    # 6: the camera was turned to the right; what is stored must be turned so too.
+    exif[0x0112] = 6
+    lying = Image.fromarray(np.rot90(upright, 1))
+    assert np.array_equal(
+        one_picture(tmp_path, lambda folder: lying.save(folder / f"!.{ending}", exif=exif))[..., 0], upright
+    )
+
+
+def test_a_phones_photograph_with_a_preview_behind_it_is_read(tmp_path):
+    pages = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (200, 90)]
+    shown = one_picture(
+        tmp_path, lambda folder: pages[0].save(folder / "!.jpg", "MPO", save_all=True, append_images=pages[1:])
+    )
+    assert (shown == 200).all()
+
+
+def deep_png(channels, kind):
+    """A PNG of 16 bits a value, which Pillow writes of none but grayscale."""
+    rows = b"".join(b"\0" + bytes(range(16 * channels)) for _ in range(8))
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def deep_tiff(**options):
+    file = io.BytesIO()
+    pixels = np.arange(3 * 64, dtype=np.uint16).reshape(8, 8, 3) * 300
+    tifffile.imwrite(file, pixels.transpose(2, 0, 1) if "planarconfig" in options else pixels, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        deep_png(3, 2),
+        deep_png(2, 4),
+        deep_png(4, 6),
+        deep_tiff(photometric="rgb"),
+        deep_tiff(photometric="rgb", compression="zlib"),
+        deep_tiff(photometric="rgb", planarconfig="separate"),
+    ],
+    ids=["png", "grey and alpha", "png with alpha", "tiff", "packed tiff", "planar tiff"],
+)
+def test_colours_of_16_bits_are_refused_and_not_halved(tmp_path, data):
+    def write(folder):
+        (folder / ("!.png" if data.startswith(b"\x89PNG") else "!.tif")).write_bytes(data)
+
+    with pytest.raises(
+        DataError, match=r"a/!\.(png|tif) has colours or transparency of 16 bits.*; save it with 8 bits"
+    ):
+        one_picture(tmp_path, write)
+
+
+@pytest.mark.parametrize("ending", ["tif", "png"])
+def test_several_pages_or_frames_are_refused(tmp_path, ending):
+    pages = [Image.fromarray(picture(8, seed=seed)) for seed in range(3)]
+    with pytest.raises(DataError, match=rf"a/!\.{ending} holds 3 pages or frames; save the one that is meant"):
+        one_picture(
+            tmp_path, lambda folder: pages[0].save(folder / f"!.{ending}", save_all=True, append_images=pages[1:])
+        )
+
+
 def broken(kind):
     whole = encoded(picture(64))
     middle = len(whole) // 2
@@ -89,6 +241,21 @@ def test_a_broken_picture_is_named(tmp_path, kind):
     images = [encoded(ROWS[0]), broken(kind)]
     with pytest.raises(DataError, match=r"t\.parquet: the image in row 1 .*mend or remove it"):
         load_dataset(write_parquet(tmp_path / "t.parquet", image=images, label=[0, 1]))
+
+
+@pytest.mark.parametrize("tag", [1, 26])
+def test_a_picture_whose_exif_can_not_be_understood_is_named(tmp_path, tag):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"
+
+    def write(folder):
+        Image.fromarray(picture(8)).save(folder / "!.jpg", exif=exif)
+        whole = (folder / "!.jpg").read_bytes()
+        # Words in a tag that holds numbers.
+        (folder / "!.jpg").write_bytes(whole.replace(b"\x01\x0f\x00\x02", bytes([1, tag, 0, 2])))
+
+    with pytest.raises(DataError, match=r"!\.jpg can't be read as an image .*; mend or remove it"):
+        one_picture(tmp_path, write)
 
 
 def test_a_float_tiff_with_a_hole_is_refused(tmp_path):

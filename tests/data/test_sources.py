@@ -83,6 +83,14 @@ def test_a_set_of_training_images_alone_is_read_whole(tmp_path):
     assert (len(split), names) == (12, ("0", "1", "2"))
 
 
+@pytest.mark.parametrize(("label", "words"), [(3, "from 0 to 3"), (-1, "from -1 to 2")])
+def test_a_set_whose_labels_are_no_classes_is_refused(tmp_path, label, words):
+    labels = np.append(np.arange(11) % 3, label)
+    path = write_npz(tmp_path / "set.npz", train_labels=labels, class_names=np.array(["a", "b", "c"]))
+    with pytest.raises(DataError, match=f"set: train labels run {words}, but there are 3 classes"):
+        load_training_images(path)
+
+
 def test_a_medmnist_file_is_found_in_data_root_and_known_by_its_name(real_data, tmp_path):
     (tmp_path / "pneumoniamnist.npz").symlink_to(real_data / "pneumoniamnist.npz")
     by_name = load_dataset("pneumoniamnist", data_root=tmp_path)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptm_ray.core.seeds import Seeds
 from ptm_ray.data.dataset import Source, Split
 from ptm_ray.data.splits import complete, cut
 from ptm_ray.errors import DataError
@@ -41,6 +42,56 @@ def test_a_cut_is_always_the_same_and_stages_differ():
     whole = numbered((30, 20, 10))
     assert rows(cut(whole, 0.2, "test", NAMES)[1]) == rows(cut(whole, 0.2, "test", NAMES)[1])
     assert rows(cut(whole, 0.2, "test", NAMES)[1]) != rows(cut(whole, 0.2, "validation", NAMES)[1])
+
+
+def cut_as_before(split, share, stage):
+    """The rows that were cut before copies were looked for."""
+    draw, chosen = np.random.default_rng(Seeds(0).derive(stage)), []
+    for label in np.unique(split.labels):
+        own = np.flatnonzero(split.labels == label)
+        chosen += draw.permutation(own)[: min(len(own) - 1, max(1, round(share * len(own))))].tolist()
+    return sorted(chosen)
+
+
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=3), st.floats(0.01, 0.99))
+def test_without_copies_the_cut_is_the_one_that_it_always_was(counts, share):
+    whole = numbered(counts)
+    assert rows(cut(whole, share, "test", NAMES)[1]) == cut_as_before(whole, share, "test")
+
+
+@given(st.lists(st.lists(st.integers(1, 4), min_size=2, max_size=12), min_size=1, max_size=3), st.floats(0.05, 0.95))
+def test_copies_of_an_image_stay_on_one_side_and_nothing_is_lost(copies, share):
+    # Each number is an image, and stands there as often.
+    labels = np.repeat(np.arange(len(copies)), [sum(own) for own in copies])
+    images = np.repeat(np.arange(sum(map(len, copies))), np.concatenate(copies)).astype(np.uint8)
+    order = np.random.default_rng(0).permutation(len(images))
+    whole = Split(np.broadcast_to(images[order, None, None, None], (len(images), 2, 2, 1)).copy(), labels[order])
+    rest, taken = cut(whole, share, "test", NAMES)
+    assert not set(rows(rest)) & set(rows(taken))
+    assert rows(rest, taken) == rows(whole)
+    for label, own in enumerate(copies):
+        assert (rest.labels == label).any()
+        # Nearer to the share than the last image's copies are many, but for what leaves one image to both.
+        mine = int((taken.labels == label).sum())
+        assert abs(mine - share * sum(own)) <= max(own) + 1
+        assert mine > 0
+
+
+def test_an_image_under_two_labels_stays_in_the_rest():
+    whole = numbered((20, 20))
+    whole.images[whole.labels == 1] += 100
+    first = {label: np.flatnonzero(whole.labels == label) for label in (0, 1)}
+    whole.images[first[1][:5]] = whole.images[first[0][:5]]
+    for stage in ("test", "validation", "third"):
+        rest, taken = cut(whole, 0.3, stage, NAMES)
+        assert not set(rows(rest)) & set(rows(taken))
+        assert set(np.bincount(taken.labels)) <= set(range(1, 7))
+
+
+def test_copies_of_one_image_alone_are_cut_like_images():
+    whole = Split(np.zeros((10, 2, 2, 1), np.uint8), np.repeat([0, 1], 5))
+    rest, taken = cut(whole, 0.2, "test", NAMES)
+    assert (np.bincount(rest.labels).tolist(), np.bincount(taken.labels).tolist()) == ([4, 4], [1, 1])
 
 
 def test_a_class_of_one_image_is_named():

@@ -115,10 +115,61 @@ def test_copies_are_those_that_all_distances_at_once_show():
 
 def test_a_copy_is_nearest_and_found_and_a_mixture_is_not():
     draw = np.random.default_rng(4)
-    real, unseen = draw.random((60, 50)), draw.random((400, 50))
-    made = np.stack([real[7] + 0.01 * draw.random(50), draw.random(50), real.mean(0) + draw.normal(size=50)])
+    real, unseen = 255 * draw.random((60, 50)), 255 * draw.random((400, 50))
+    made = np.stack([real[7] + 3 * draw.random(50), 255 * draw.random(50), real.mean(0) + 255 * draw.normal(size=50)])
     assert privacy.copies(made, real, unseen).tolist() == [True, False, False]
     near = privacy.nearness(real, made)
     assert near.argmax() == 7
     by_hand = [[math.dist(a, b) for b in made] for a in real]
     assert near == pytest.approx([-min(row) / (sum(row) / 3) for row in by_hand])
+
+
+def test_copies_are_found_where_unseen_images_are_copies_as_well():
+    draw = np.random.default_rng(8)
+    real, unseen = (draw.integers(0, 256, (200, 4, 4, 1), dtype=np.uint8) for _ in range(2))
+    made = np.concatenate([real[:3], draw.integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)])
+    made[1] ^= 1
+    expected = privacy.copies(made, real, unseen)
+    assert expected[:3].all()
+    for number in (10, 150, 200):
+        known = np.concatenate([real[:number], unseen[number:]])
+        found = privacy.copies(made, real, known)
+        assert found[:3].all()
+        assert found[3:].sum() <= 2
+    # Of twenty to begin with, the few that are left aside change little.
+    assert privacy.copies(made, real, np.concatenate([real[:10], unseen])).tolist() == expected.tolist()
+
+
+def test_what_an_easy_score_explains_is_taken_off_by_as_much_as_it_counts():
+    draw = np.random.default_rng(9)
+    easy, own = draw.normal(size=50), draw.normal(size=50)
+    left = privacy.beyond(3 * easy + 7 + own, easy)
+    assert left == pytest.approx(privacy.beyond(own, easy))
+    assert left @ easy == pytest.approx(0, abs=1e-9)
+    assert left.sum() == pytest.approx(0, abs=1e-9)
+    # Of networks that told nothing, nothing is taken off but the mean.
+    assert privacy.beyond(own, np.zeros(50)) == pytest.approx(own - own.mean())
+
+
+def test_the_residual_finds_members_where_spreads_differ_and_the_difference_does_not():
+    draw = np.random.default_rng(10)
+    members = draw.random(400) < 0.5
+    # Networks of a set are a third as sure as those of all images.
+    easy = draw.normal(0, 6, 400)
+    sure = easy / 3 + draw.normal(0, 1, 400) + members
+    by_difference, by_residual = (privacy.membership(s, members) for s in (sure - easy, privacy.beyond(sure, easy)))
+    # Two normals one standard deviation apart: Φ(1 / √2) = 0.76; 1 apart of √(1 + 4²): 0.57.
+    assert by_residual.auc == pytest.approx(0.76, abs=0.05)
+    assert by_difference.auc == pytest.approx(0.57, abs=0.05)
+    assert by_residual.epsilon > 0.3
+    assert by_difference.epsilon < 0.1
+
+
+def test_the_residual_of_scores_that_know_no_coin_refutes_no_more_often_than_it_may():
+    draw = np.random.default_rng(11)
+    refuted = 0
+    for _ in range(200):
+        easy = draw.normal(size=100)
+        refuted += privacy.epsilon_bound(privacy.beyond(easy + draw.normal(size=100), easy), draw.random(100) < 0.5) > 0
+    # A binomial of 200 tries with chance 0.05 stays at or below 19 with chance 0.997.
+    assert refuted <= 19

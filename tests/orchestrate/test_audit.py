@@ -1,13 +1,16 @@
 """An audit on a real cluster: of a run that hands out training images, and so gives away which they were."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import ptm_ray as ptm
+from ptm_ray.data.dataset import Split
 from ptm_ray.errors import ConfigError, DataError, StoreError
 from ptm_ray.orchestrate import audit
+from ptm_ray.report.audit import report
 from tests.small import SETTINGS, small_dataset
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -44,7 +47,7 @@ def test_images_that_are_handed_on_are_named_by_the_nearest_one(audited):
         # Five of six that were in are in the set as well, and nobody else is.
         assert found["auc"] > 0.75
         assert found["found"] > 0.5
-    assert result.findings["copies"] == {"images": 90, "copies": 90}
+    assert result.findings["copies"] == {"images": 90, "copies": 90, "test_images_in_train": 0}
 
 
 def test_every_attack_is_there_with_all_of_its_figures(audited):
@@ -84,6 +87,18 @@ def test_report_and_card_say_what_was_found_and_the_set_is_as_it_was(audited):
         "card.md",
         "grid.png",
     }
+
+
+def test_test_images_that_stand_in_train_are_said(audited):
+    _, made, result = audited
+    data = small_dataset()
+    rows = np.arange(7)
+    known = replace(data, test=Split(data.train.images[rows], data.train.labels[rows]))
+    copied = audit._copies(made, known)
+    assert copied == {"images": 90, "copies": 90, "test_images_in_train": 7}
+    assert "test images" not in report(made, result.findings).split("test images do, or are")[1]
+    said = report(made, {**result.findings, "copies": copied})
+    assert "Of the test images 7 stand in the training split too" in said
 
 
 def test_another_audit_is_refused_the_folder_of_the_first(audited):

@@ -30,8 +30,7 @@ def calibration_error(probabilities, labels, bins=15):
 
 
 def score_by_loops(probabilities, labels):
-    predicted = [row.index(max(row)) for row in probabilities]
-    classes, present = range(len(probabilities[0])), sorted(set(labels))
+    predicted, present = [row.index(max(row)) for row in probabilities], sorted(set(labels))
 
     def mean(measure, first):
         return sum(measure(first, labels, label) for label in present) / len(present)
@@ -43,5 +42,5 @@ def score_by_loops(probabilities, labels):
         "auc": mean(auc, probabilities),
         "diverged": 0.0,
         "calibration_error": calibration_error(probabilities, labels),
-        **{f"recall_{label}": recall(predicted, labels, label) for label in classes},
+        **{f"recall_{label}": recall(predicted, labels, label) for label in present},
     }

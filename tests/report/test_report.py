@@ -1,10 +1,12 @@
 """What a person sees: scores as percent, a card that warns, pictures that show the set."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from ptm_ray.report.card import inner_lr, started_from
+from ptm_ray.report.card import TEN_LINES, inner_lr, started_from
 from ptm_ray.report.figures import curve, grid
 from ptm_ray.report.tables import markdown, recalls
 from ptm_ray.store.artefact import SyntheticSet
@@ -50,6 +52,28 @@ def test_scores_are_percent_with_their_spread():
     assert len(lines) == 5
     assert lines[2].startswith("| synthetic | 81.3 ± 2.5 |")
     assert "| malignant | 81.3 ± 2.5 |" in recalls(SCORES, NAMES)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_cards_ten_lines_train_on_the_labels_that_the_set_has(tmp_path, monkeypatch, soft):
+    shares = np.full((6, 2), 0.5, np.float32) if soft else None
+    normalisation = {"mean": [0.5] * 3, "std": [0.25] * 3, "zca": False}
+    recipe = {**painted().recipe, "shape": [3, 8, 8], "soft_labels": soft, "normalisation": normalisation}
+    made = replace(painted(), soft_labels=shares, recipe=recipe)
+    made.save(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    lines = TEN_LINES.format(classes=2, lr=0.01, steps=3).splitlines()
+    names = {"pixels": made.pixels}
+    exec("\n".join(lines[1:-1]), names)
+    assert names["labels"].tolist() == made.probabilities.tolist()
+    assert names["predicted"].shape == (6,)
+
+
+def test_a_class_of_which_nothing_was_tested_has_a_dash_for_its_recall():
+    lacking = {kind: {name: one for name, one in row.items() if name != "recall_1"} for kind, row in SCORES.items()}
+    shown = recalls(lacking, NAMES).splitlines()
+    assert shown[2] == "| benign | 81.3 ± 2.5 | 81.3 ± 2.5 | 81.3 ± 2.5 |"
+    assert shown[3] == "| malignant | – | – | – |"
 
 
 def test_the_card_says_how_the_set_began_and_warns_of_real_images():

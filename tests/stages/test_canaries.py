@@ -60,6 +60,22 @@ def test_no_class_loses_more_than_a_quarter_or_what_a_set_begins_with():
     assert np.bincount(with_canaries(few, None, seed=0, ipc=10).without.train.labels).tolist() == [30, 30, 10]
 
 
+def test_an_image_of_which_there_is_a_copy_is_no_canary():
+    data = small_dataset()
+    images, (own,) = data.train.images.copy(), np.nonzero(data.train.labels == 0)
+    # Of the first class's forty images the second ten are the first ten again, and ten stand in the other splits.
+    images[own[10:20]] = images[own[:10]]
+    images[own[20:25]], images[own[25:30]] = data.val.images[:5], data.test.images[:5]
+    planted = with_canaries(replace(data, train=Split(images, data.train.labels)), None, seed=0, ipc=2)
+    taken = {picture.tobytes() for picture in planted.images}
+    assert len(planted) == 30
+    assert not taken & {picture.tobytes() for picture in images[own[:30]]}
+    images[own[30:35]] = images[own[35:]]
+    copied = replace(data, train=Split(images, data.train.labels))
+    with pytest.raises(ConfigError, match=r"30 canaries: small can spare 20 of 120 .* no copies"):
+        with_canaries(copied, 30, seed=0, ipc=2)
+
+
 @pytest.mark.parametrize("count", [0, -3, 15, 31, 10**6])
 def test_a_number_that_can_not_be_is_refused_with_those_that_can(count):
     with pytest.raises(

@@ -1,6 +1,7 @@
 """The synthetic set as others get it: by our class, by Hugging Face datasets, by code written for MedMNIST."""
 
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -64,6 +65,17 @@ def test_code_for_medmnist_finds_its_keys_and_shapes(tmp_path, channels, shape):
         assert file["train_images"].shape == shape
         assert file["train_images"].dtype == np.uint8
         assert file["train_labels"].shape == (6, 1)
+
+
+@pytest.mark.parametrize(("classes", "kind"), [(256, np.uint8), (257, np.uint16)])
+def test_every_label_fits_into_the_npz(tmp_path, classes, kind):
+    few = made()
+    names = [f"class {label}" for label in range(classes)]
+    many = replace(few, labels=few.labels + classes - 3, recipe={**few.recipe, "dataset": {"class_names": names}})
+    many.save(tmp_path)
+    with np.load(tmp_path / "synthetic.npz") as file:
+        assert file["train_labels"].dtype == kind
+        assert file["train_labels"][:, 0].tolist() == many.labels.tolist()
 
 
 def test_our_own_readers_take_both_files_as_a_set(tmp_path):
