@@ -82,6 +82,22 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
         _answer_sigterm(handler)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises `KeyboardInterrupt` within the block and after it.
+
+    Ray Train puts a handler of its own in its place, which ends the process as if all was well, and leaves it there.
+    """
+    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
 def count_workers(asked: int | None, gpus: float = 0.0) -> int:
     """One-CPU workers to start, with a share of a GPU each where `gpus` says so: as asked, else as many as there is
     room for. Raises `ConfigError` beyond that.

@@ -286,6 +286,8 @@ def _trials(
     # Tune's newer reporter greets whatever it is told, and names a temporary folder; the older one keeps quiet. What
     # either says on standard output, which is for results, goes to standard error.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # After Ctrl-C Tune returns as if the trials were finished.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     with contextlib.redirect_stdout(sys.stderr):
         found = list(tuner.fit())
     # Tune has another order once it was restored, and of equally good trials the first one's set is exported.
@@ -390,7 +392,9 @@ class Told(tune.Callback):  # type: ignore[misc]
 def _row(asked: SweepConfig, result: Any) -> dict[str, Any]:
     """A trial in the table: its settings as they were used, what it reported last, what ended it."""
     measured = result.metrics or {}
-    used = {name: asked.value(name, value) for name, value in result.config.items() if name in asked.space}
+    # Of a trial that never started, Tune does not tell the settings.
+    chosen = result.config or {}
+    used = {name: asked.value(name, chosen[name]) if name in chosen else None for name in asked.space}
     names = (*MEASURES, TIME, "kept_outer_step", "loss", "overlap", "cycles_kept", "distillation_s")
     error = None if result.error is None else " ".join(str(result.error).split())[-300:]
     return {"trial": measured.get("trial_id"), **used, **{name: measured.get(name) for name in names}, "error": error}

@@ -14,7 +14,7 @@ from ptm_ray.cli import submit as submit_command
 from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.orchestrate.jobs import Cluster
 from tests.files import write_dataset
-from tests.processes import environment_without_ray
+from tests.processes import environment_without_ray, hear_interrupts
 from tests.small import SETTINGS, small_dataset
 
 SCRIPT = """
@@ -71,11 +71,6 @@ def ptm_submit(ray_cluster, *words, **options):
     command = [Path(sys.executable).with_name("ptm-ray"), "submit", "--address", address, "--python", sys.executable]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*command, *words], env=known, preexec_fn=hear_interrupts, **pipes, **options)
-
-
-def hear_interrupts():
-    """As in a terminal: a suite that runs in the background of a script ignores them, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_the_helper_shows_what_the_job_prints_and_ends_as_it_does(ray_cluster, tmp_path):
