@@ -83,8 +83,11 @@ class CellTable:
         self._place.push(TABLE)
 
     def note_experts(self, experts: str, count: int, seconds: float) -> None:
-        """Remembers what training so many of these experts took, for cells that find them there."""
+        """Remembers what training so many more of these experts took, for cells that find them there."""
         self._experts = self._read_experts()
+        held = self._experts.get(experts)
+        if isinstance(held, dict):
+            count, seconds = count + int(held["count"]), seconds + held["seconds"]
         self._experts[experts] = {"count": count, "seconds": seconds}
         atomic.write_text(self._place.local / EXPERTS, json.dumps(self._experts, indent=1))
         self._place.push(EXPERTS)

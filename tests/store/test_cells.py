@@ -25,7 +25,8 @@ def test_two_calls_on_one_folder_keep_each_other_s_cells(tmp_path):
 
 def test_what_experts_took_goes_by_their_number_and_by_none_in_earlier_tables(tmp_path):
     (tmp_path / "experts.json").write_text(json.dumps({"earlier": 30.0}))
-    CellTable(Place(tmp_path)).note_experts("now", 8, 40.0)
+    CellTable(Place(tmp_path)).note_experts("now", 6, 32.0)
+    CellTable(Place(tmp_path)).note_experts("now", 2, 8.0)
     table = CellTable(Place(tmp_path))
     assert (table.experts_s("now", 8), table.experts_s("now", 2)) == (40.0, 10.0)
     assert (table.experts_s("earlier", 2), table.experts_s("gone", 2)) == (30.0, None)
