@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from ptm_ray.errors import ConfigError, Terminated, WorkerFailed, first_line
 
@@ -58,8 +59,8 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
     if address:
         try:
             ray.init(address=address, log_to_driver=False)
-        # The latter two are of other versions, and of what is no address of a cluster.
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        # The last two are of other versions, and of what is no address of a cluster.
+        except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
             raise WorkerFailed(
                 f"no Ray cluster answers at {address} ({first_line(error)}); check RAY_ADDRESS, or unset it"
             ) from error
