@@ -183,7 +183,16 @@ def evaluate(
 
 def run_identity(config: DistillConfig, dataset: MedicalDataset) -> dict[str, Any]:
     """What makes a run this one: two calls that agree in it go on with each other's folder."""
-    return {"config": config.model_dump(mode="json"), "dataset": dataset.fingerprint}
+    return {"config": _told(config, dataset), "dataset": dataset.fingerprint}
+
+
+def _told(config: DistillConfig, dataset: MedicalDataset) -> dict[str, Any]:
+    """The settings, with the dataset's name for its path.
+
+    That is nobody else's business, and the same images may lie elsewhere; a flag finds them again.
+    """
+    name = config.data if is_known(config.data) else dataset.name
+    return config.replace(data=name).model_dump(mode="json")
 
 
 def _history(
@@ -365,8 +374,7 @@ def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float
             "source": data.source,
             "notes": list(data.notes),
         },
-        # A path is nobody else's business; a flag, with the size beside it, finds the dataset again.
-        "config": config.replace(data=config.data if is_known(config.data) else data.name).model_dump(mode="json"),
+        "config": _told(config, data),
         "versions": {
             "ptm-ray": __version__,
             "torch": torch.__version__,

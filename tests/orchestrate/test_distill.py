@@ -13,6 +13,7 @@ from ptm_ray.config.base import merge
 from ptm_ray.config.presets import METHODS
 from ptm_ray.errors import ConfigError, DataError, StoreError
 from ptm_ray.orchestrate import distill as on_ray
+from tests.files import write_dataset
 from tests.processes import workers_named
 from tests.small import SETTINGS, InMemory, small_dataset, small_problem
 from tests.stages.test_distill import distillation
@@ -82,6 +83,16 @@ def test_the_same_call_again_goes_on_and_gives_the_same_set(made, tmp_path):
     again = ptm.distill(small_dataset(), out=out, experts_dir=experts, workers=1, **SETTINGS)
     assert (again.set / "synthetic.parquet").read_bytes() == before
     assert again.scores == result.scores
+
+
+def test_a_run_is_the_same_wherever_its_images_lie(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "cells.npz", small_dataset())
+    how = {"out": tmp_path / "out", "experts_dir": made[2], "workers": 1, **SETTINGS, "outer_steps": 1}
+    first = ptm.distill("cells.npz", **how)
+    for data in (tmp_path / "cells.npz", ptm.load_dataset("cells.npz")):
+        assert ptm.distill(data, **how).scores == first.scores
+    assert "npz" not in (tmp_path / "out" / "run.json").read_text()
 
 
 class Killer:
