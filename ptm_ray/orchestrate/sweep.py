@@ -182,7 +182,8 @@ def trial(
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))
         if (checkpoint := tune.get_checkpoint()) is not None:
-            _take_over(checkpoint, folder)
+            with checkpoint.as_directory() as held:
+                folder.take_over(Path(held))
         run = Distillation(problem, buffer, scorer, folder)
         told, row = len(run.selection.scores), None
         for row in run.run(None if asked.budget_minutes is None else 60 * asked.budget_minutes):
@@ -209,12 +210,6 @@ def _report(run: Distillation, row: Row | None, folder: RunFolder) -> None:
     tune.report(measured, checkpoint=tune.Checkpoint.from_directory(str(folder.root)))
 
 
-def _take_over(checkpoint: Any, folder: RunFolder) -> None:
-    """A trial's checkpoint into the folder of the run that goes on from it."""
-    with checkpoint.as_directory() as held:
-        folder.take_over(Path(held))
-
-
 def _export(
     config: DistillConfig,
     dataset: MedicalDataset,
@@ -232,7 +227,12 @@ def _export(
         # The best trial of this sweep before it was gone on with.
         out.remove()
     folder.claim(identity)
-    _take_over(checkpoint, folder)
+    held = folder.load_checkpoint()
+    with checkpoint.as_directory() as made:
+        left = RunFolder(Path(made)).load_checkpoint()
+        # Somebody may have gone on with the run there.
+        if held is None or left is None or held["step"] <= left["step"]:
+            folder.take_over(Path(made))
     return distill(config, dataset, out, budget_s=0.0, **how).set
 
 
