@@ -195,18 +195,23 @@ class _Runner:
         remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_calls=1, max_retries=0)(_run_cell)
         device = device_with(self._gpus)
         done, started = 0, time.monotonic()
-        while waiting or running:
-            while waiting and len(running) < workers:
-                task = waiting.pop(0)
-                problem = task.problem
-                buffer = buffers[task.experts].first(problem.experts.count)
-                shared = held[problem.dataset.fingerprint], problem.config, buffer
-                running[remote.remote(*shared, self._folder(task), self._asked, task.cell, device)] = task
-            now = ", ".join(task.cell.name for task in running.values())
-            self._watcher.update("cells", done, done + len(waiting) + len(running), now)
-            (ready,), _ = ray.wait(list(running), num_returns=1)
-            self._finish(running.pop(ready), ready, buffers)
-            done += 1
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    task = waiting.pop(0)
+                    problem = task.problem
+                    buffer = buffers[task.experts].first(problem.experts.count)
+                    shared = held[problem.dataset.fingerprint], problem.config, buffer
+                    running[remote.remote(*shared, self._folder(task), self._asked, task.cell, device)] = task
+                now = ", ".join(task.cell.name for task in running.values())
+                self._watcher.update("cells", done, done + len(waiting) + len(running), now)
+                (ready,), _ = ray.wait(list(running), num_returns=1)
+                self._finish(running.pop(ready), ready, buffers)
+                done += 1
+        finally:
+            # After an interrupt in a notebook, whose Ray stays, they would go on.
+            for cell in running:
+                ray.cancel(cell, force=True)
         self._watcher.update("cells", done, done, f"{time.monotonic() - started:.0f} s")
 
     def _experts(self, todo: list[_Task], workers: int) -> dict[str, TrajectoryBuffer]:
@@ -214,7 +219,7 @@ class _Runner:
         buffers: dict[str, TrajectoryBuffer] = {}
         for key, problem in kinds_wanted(task.problem for task in todo).items():
             count, store = problem.experts.count, store_of(problem, self._experts_root)
-            new = len(store.missing(count)) == count
+            missing = store.missing(count)
             started = time.monotonic()
             try:
                 buffers[key] = experts_alone(problem, self._experts_root, workers, self._watcher, self._gpus)
@@ -223,8 +228,11 @@ class _Runner:
                     if task.experts == key:
                         self._failed(task.cell, error, task.fingerprint)
                 continue
-            if new:
-                self._table.note_experts(key, count, time.monotonic() - started)
+            finally:
+                # Also of those that were finished before an interrupt: the next call finds them there.
+                trained = len(missing) - len(store.missing(count)) if missing else 0
+                if trained:
+                    self._table.note_experts(key, trained, time.monotonic() - started)
         return buffers
 
     def _folder(self, task: _Task) -> Place:

@@ -13,6 +13,8 @@ from ptm_ray.orchestrate.workers import LOST, start_workers
 TRIES = 3
 #: Seconds that a job without any worker left waits for one.
 WAIT_LIMIT_S = 300.0
+#: Seconds that the others have to show that they were lost too: a call on one of a lost node fails within two.
+LOOK_LIMIT_S = 5.0
 #: Seconds that those who leave have to say that they had come; a busy machine starts a process in five to ten.
 START_LIMIT_S = 30.0
 
@@ -48,8 +50,12 @@ class Crew:
         self.dismiss()
 
     def recruit(self, count: int) -> None:
-        """As many more."""
-        self.members += self._sent_for(count)
+        """As many more members at once, for whom there is room."""
+        self.members += self._started(count)
+
+    def send_for(self, count: int) -> None:
+        """As many more, who are members once they have come."""
+        self._arriving.update({self._answers[other]: other for other in self._started(count)})
 
     @property
     def arriving(self) -> list[Any]:
@@ -57,14 +63,29 @@ class Crew:
         return list(self._arriving)
 
     def lost(self, member: Any) -> None:
-        """This one does not answer any more; another one is sent for."""
+        """This one does not answer any more; others are sent for, in its place and in that of all lost with it.
+
+        A node takes all of its workers along: whoever asked the next of them would lose it too, and give up.
+        """
+        if member in self.members:
+            self._drop(member)
+        for arrived in _ready(self.arriving, 0.0):
+            self.welcome(arrived)
+        asked = {other.process_id.remote(): other for other in self.members}
+        # One that is busy answers late, and stays.
+        for answer in _ready(list(asked), LOOK_LIMIT_S):
+            try:
+                ray.get(answer)
+            except LOST:
+                self._drop(asked[answer])
+
+    def _drop(self, member: Any) -> None:
         self.members.remove(member)
         del self._answers[member]
         with contextlib.suppress(Exception):
             # One that is only out of reach must not go on with work that is given to another.
             ray.kill(member)
-        (other,) = self._sent_for(1)
-        self._arriving[self._answers[other]] = other
+        self.send_for(1)
 
     def welcome(self, arrived: Any) -> Any | None:
         """The worker behind a reference that is ready, now a member; None where it was lost on its way."""
@@ -80,35 +101,40 @@ class Crew:
     def leader(self) -> Any:
         """Some member; waits for one where all were lost. Raises `WorkerFailed` where none comes."""
         while not self.members:
-            ready, _ = ray.wait(self.arriving, num_returns=1, timeout=WAIT_LIMIT_S) if self._arriving else ([], [])
+            ready = _ready(self.arriving, WAIT_LIMIT_S, at_least=1)
             if not ready:
                 raise WorkerFailed(
-                    f"all workers were lost, and none came in their place within {WAIT_LIMIT_S:g} s; run the same "
-                    "command again to go on"
+                    f"no worker is left, and none came within {WAIT_LIMIT_S:g} s; run the same command again to go on"
                 )
             self.welcome(ready[0])
         return self.members[0]
 
     def dismiss(self, count: int | None = None) -> None:
-        """Ends `count` members, or all and those on their way."""
-        leaving = self.members[:count]
-        self.members = self.members[len(leaving) :]
-        if count is None:
-            leaving += self._arriving.values()
-            self._arriving = {}
+        """Ends `count`, those on their way first, who would take a CPU once there is one; or all."""
+        leaving = [*self._arriving.values(), *self.members][:count]
+        self._arriving = {answer: other for answer, other in self._arriving.items() if other not in leaving}
+        self.members = [member for member in self.members if member not in leaving]
         answers = {self._answers.pop(member): member for member in leaving}
         # One that is killed between getting its CPU and starting keeps that CPU for good: Ray (2.60) then finds no
         # actor to kill in its process, and a job that wants the CPU waits for ever. Those that have started go first:
         # where a node was lost, another may have waited for a CPU of theirs, and starts now.
         for limit_s in (0.0, START_LIMIT_S):
-            if answers:
-                started, _ = ray.wait(list(answers), num_returns=len(answers), timeout=limit_s, fetch_local=False)
-                for answer in started:
-                    ray.kill(answers.pop(answer))
+            for answer in _ready(list(answers), limit_s):
+                ray.kill(answers.pop(answer))
         for member in answers.values():
             ray.kill(member)
 
-    def _sent_for(self, count: int) -> list[Any]:
+    def _started(self, count: int) -> list[Any]:
         workers = start_workers(self.problem_ref, count, self.gpus)
         self._answers.update({worker: worker.process_id.remote() for worker in workers})
         return workers
+
+
+def _ready(references: list[Any], limit_s: float, at_least: int | None = None) -> list[Any]:
+    """Those that are ready, once so many are, or all, or the time is over."""
+    if not references:
+        return []
+    ready: list[Any] = ray.wait(
+        references, num_returns=at_least or len(references), timeout=limit_s, fetch_local=False
+    )[0]
+    return ready

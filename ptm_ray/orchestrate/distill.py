@@ -183,7 +183,16 @@ def evaluate(
 
 def run_identity(config: DistillConfig, dataset: MedicalDataset) -> dict[str, Any]:
     """What makes a run this one: two calls that agree in it go on with each other's folder."""
-    return {"config": config.model_dump(mode="json"), "dataset": dataset.fingerprint}
+    return {"config": _told(config, dataset), "dataset": dataset.fingerprint}
+
+
+def _told(config: DistillConfig, dataset: MedicalDataset) -> dict[str, Any]:
+    """The settings, with the dataset's name for its path.
+
+    That is nobody else's business, and the same images may lie elsewhere; a flag finds them again.
+    """
+    name = config.data if is_known(config.data) else dataset.name
+    return config.replace(data=name).model_dump(mode="json")
 
 
 def _history(
@@ -267,10 +276,12 @@ def _distillation(
     # Train takes a second to import, which those who match alone need not wait for.
     from ptm_ray.orchestrate.together import distil_together
 
-    # Those that match take the CPUs of as many workers; those that are left score.
-    crew.dismiss(config.matchers)
+    # Those that match take the CPUs of as many workers; those that are left score. Where a node was lost, there may be
+    # fewer CPUs than workers.
+    wanting = max(0, len(crew.members) + len(crew.arriving) - count_workers(None))
+    crew.dismiss(config.matchers + wanting)
     distil_together(crew.problem_ref, buffer, crew.members, folder, config.matchers, budget_s, show)
-    crew.recruit(config.matchers)
+    crew.send_for(config.matchers)
     # What is left to do takes no outer step.
     return _by_one(crew, buffer, folder, 0.0, show)
 
@@ -278,29 +289,36 @@ def _distillation(
 def _by_one(
     crew: Crew, buffer: TrajectoryBuffer, folder: RunFolder, budget_s: float | None, show: Callable[[Row], None]
 ) -> dict[str, Any]:
-    """By a member that the others score for; by another, from the last checkpoint, if it is lost."""
-    for attempt in range(TRIES):
+    """By a member that the others score for; by another, from the last checkpoint, if it is lost.
+
+    Gives up where that keeps happening at the same outer step.
+    """
+    losses, furthest = 0, -1
+    while True:
         leader = crew.leader()
         helpers = [member for member in crew.members if member is not leader]
         where = folder.place.absolute()
         stream = leader.distill.options(num_returns="streaming").remote(buffer, helpers, where, budget_s)
         try:
             for ref in stream:
-                show(ray.get(ref))
+                row: Row = ray.get(ref)
+                if row.outer_step > furthest:
+                    losses, furthest = 0, row.outer_step
+                show(row)
             found: dict[str, Any] = ray.get(leader.result.remote())
         except RayTaskError as error:
             raise cause_of(error, "distilling") from error
         except LOST as error:
-            crew.lost(leader)
-            if attempt + 1 == TRIES:
+            losses += 1
+            if losses == TRIES:
                 raise WorkerFailed(
                     f"the distilling worker died {TRIES} times ({error}); run the same command again to go on from its "
                     "last checkpoint"
                 ) from error
             log.warning("the distilling worker died; another goes on from its last checkpoint")
+            crew.lost(leader)
         else:
             return found
-    raise AssertionError("every attempt returns or raises")
 
 
 def _evaluation(
@@ -357,8 +375,7 @@ def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float
             "source": data.source,
             "notes": list(data.notes),
         },
-        # A path is nobody else's business; a flag, with the size beside it, finds the dataset again.
-        "config": config.replace(data=config.data if is_known(config.data) else data.name).model_dump(mode="json"),
+        "config": _told(config, data),
         "versions": {
             "ptm-ray": __version__,
             "torch": torch.__version__,

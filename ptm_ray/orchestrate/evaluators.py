@@ -144,6 +144,7 @@ def predict(
             waiting.put(run.task)
             continue
         if run.leg:
+            del failed[job]
             waiting.put(run.task.after_a_leg(monotonic() - run.started, made))
         else:
             found[job] = made

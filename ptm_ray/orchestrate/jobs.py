@@ -1,13 +1,17 @@
 """A command as a job on a cluster: as by `ray job submit`, with this package on board and the job's own exit code."""
 
 import asyncio
+import contextlib
 import logging
+import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobInfo, JobStatus, JobSubmissionClient
 
 import ptm_ray
@@ -17,6 +21,10 @@ from ptm_ray.errors import WorkerFailed, first_line
 ACCEPT_LIMIT_S = 60.0
 #: Seconds that a job which has ended may take to say how.
 END_LIMIT_S = 60.0
+#: What asking a cluster raises. requests' errors are OSErrors.
+UNANSWERED = (AuthenticationError, aiohttp.ClientError, OSError, RuntimeError, ValueError)
+#: Where Ray looks for a cluster, whatever address it is given.
+ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 #: Never sent along, whatever the folder: they are large or private, and no job needs them.
 EXCLUDED = (".git", ".venv", "runs")
 
@@ -33,8 +41,9 @@ class Cluster:
             logging.getLogger(chatty).setLevel(logging.WARNING)
         where = address or "RAY_API_SERVER_ADDRESS or this machine"
         try:
-            self._client = JobSubmissionClient(address)
-        except (ConnectionError, RuntimeError) as error:
+            with _without_others(address):
+                self._client = JobSubmissionClient(address)
+        except UNANSWERED as error:
             raise WorkerFailed(
                 f"no Ray cluster takes jobs at {where} ({first_line(error)}); check --address and, where it asks for a "
                 "token, RAY_AUTH_MODE and RAY_AUTH_TOKEN"
@@ -63,20 +72,29 @@ class Cluster:
             try:
                 job: str = self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
                 return job
-            except (RuntimeError, ValueError, ConnectionError) as error:
+            except UNANSWERED as error:
                 if "No available agent" not in str(error) or time.monotonic() > deadline:
                     raise WorkerFailed(f"the cluster did not take the job: {first_line(error)}") from error
                 time.sleep(1)
 
     def follow(self, job: str, show: Callable[[str], None]) -> int:
-        """Hands on what the job prints, as it prints it; returns its exit code once it has ended."""
+        """Hands on what the job prints, as it prints it; returns its exit code once it has ended.
+
+        Raises `WorkerFailed` where it fails, is stopped or can't be watched any more.
+        """
 
         async def tail() -> None:
-            async for lines in self._client.tail_job_logs(job):
+            logs = aiter(self._client.tail_job_logs(job))
+            while True:
+                with _watching(job):
+                    lines = await anext(logs, None)
+                if lines is None:
+                    return
                 show(lines)
 
         asyncio.run(tail())
-        info = self._ended(job)
+        with _watching(job):
+            info = self._ended(job)
         if info.status == JobStatus.SUCCEEDED:
             return 0
         if info.status == JobStatus.STOPPED:
@@ -93,3 +111,23 @@ class Cluster:
                 raise WorkerFailed(f"job {job} stopped printing but is {info.status}; see `ray job status {job}`")
             time.sleep(0.2)
         return info
+
+
+@contextlib.contextmanager
+def _watching(job: str) -> Iterator[None]:
+    try:
+        yield
+    except UNANSWERED as error:
+        raise WorkerFailed(
+            f"lost sight of job {job} ({first_line(error)}), which goes on; `ray job logs --follow {job}` shows it"
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_others(address: str | None) -> Iterator[None]:
+    """Ray takes what its environment names before the address that it is given."""
+    hidden = {name: os.environ.pop(name) for name in ADDRESSES if address and name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

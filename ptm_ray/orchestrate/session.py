@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from ptm_ray.errors import ConfigError, Terminated, WorkerFailed, first_line
 
@@ -58,8 +59,8 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
     if address:
         try:
             ray.init(address=address, log_to_driver=False)
-        # The latter two are of other versions, and of what is no address of a cluster.
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        # The last two are of other versions, and of what is no address of a cluster.
+        except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
             raise WorkerFailed(
                 f"no Ray cluster answers at {address} ({first_line(error)}); check RAY_ADDRESS, or unset it"
             ) from error
@@ -80,6 +81,22 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
     finally:
         ray.shutdown()
         _answer_sigterm(handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises `KeyboardInterrupt` within the block and after it.
+
+    Ray Train puts a handler of its own in its place, which ends the process as if all was well, and leaves it there.
+    """
+    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def count_workers(asked: int | None, gpus: float = 0.0) -> int:

@@ -182,7 +182,8 @@ def trial(
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))
         if (checkpoint := tune.get_checkpoint()) is not None:
-            _take_over(checkpoint, folder)
+            with checkpoint.as_directory() as held:
+                folder.take_over(Path(held))
         run = Distillation(problem, buffer, scorer, folder)
         told, row = len(run.selection.scores), None
         for row in run.run(None if asked.budget_minutes is None else 60 * asked.budget_minutes):
@@ -209,12 +210,6 @@ def _report(run: Distillation, row: Row | None, folder: RunFolder) -> None:
     tune.report(measured, checkpoint=tune.Checkpoint.from_directory(str(folder.root)))
 
 
-def _take_over(checkpoint: Any, folder: RunFolder) -> None:
-    """A trial's checkpoint into the folder of the run that goes on from it."""
-    with checkpoint.as_directory() as held:
-        folder.take_over(Path(held))
-
-
 def _export(
     config: DistillConfig,
     dataset: MedicalDataset,
@@ -232,7 +227,12 @@ def _export(
         # The best trial of this sweep before it was gone on with.
         out.remove()
     folder.claim(identity)
-    _take_over(checkpoint, folder)
+    held = folder.load_checkpoint()
+    with checkpoint.as_directory() as made:
+        left = RunFolder(Path(made)).load_checkpoint()
+        # Somebody may have gone on with the run there.
+        if held is None or left is None or held["step"] <= left["step"]:
+            folder.take_over(Path(made))
     return distill(config, dataset, out, budget_s=0.0, **how).set
 
 
@@ -286,6 +286,8 @@ def _trials(
     # Tune's newer reporter greets whatever it is told, and names a temporary folder; the older one keeps quiet. What
     # either says on standard output, which is for results, goes to standard error.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # After Ctrl-C Tune returns as if the trials were finished.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     with contextlib.redirect_stdout(sys.stderr):
         found = list(tuner.fit())
     # Tune has another order once it was restored, and of equally good trials the first one's set is exported.
@@ -390,7 +392,9 @@ class Told(tune.Callback):  # type: ignore[misc]
 def _row(asked: SweepConfig, result: Any) -> dict[str, Any]:
     """A trial in the table: its settings as they were used, what it reported last, what ended it."""
     measured = result.metrics or {}
-    used = {name: asked.value(name, value) for name, value in result.config.items() if name in asked.space}
+    # Of a trial that never started, Tune does not tell the settings.
+    chosen = result.config or {}
+    used = {name: asked.value(name, chosen[name]) if name in chosen else None for name in asked.space}
     names = (*MEASURES, TIME, "kept_outer_step", "loss", "overlap", "cycles_kept", "distillation_s")
     error = None if result.error is None else without_folders(" ".join(str(result.error).split()))[-300:]
     return {"trial": measured.get("trial_id"), **used, **{name: measured.get(name) for name in names}, "error": error}

@@ -23,6 +23,7 @@ from ray.train.torch import TorchTrainer
 from ptm_ray.core.unroll import Gradients
 from ptm_ray.errors import PtmError, WorkerFailed, first_line
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
+from ptm_ray.orchestrate.session import interruptible
 from ptm_ray.orchestrate.workers import RemoteScorer, validate_here
 from ptm_ray.stages.distill import CHECKPOINT_EVERY_S, Distillation
 from ptm_ray.stages.matching import Row
@@ -33,7 +34,7 @@ from ptm_ray.store.checkpoints import RunFolder
 
 #: Train's folder in that of the run, which it goes on from.
 NAME = "together"
-#: Times that the workers are started again after one was lost.
+#: Times that the workers are started again after one was lost, and that it is tried again to start them, a minute each.
 MAX_FAILURES = 3
 #: Seconds between two looks at how far the workers are.
 LOOK_EVERY_S = 0.5
@@ -128,20 +129,22 @@ def distil_together(
             name=NAME,
             storage_path=storage,
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
     with _watching(board, show):
         try:
             # Train greets on standard output, which is for results.
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(sys.stderr), interruptible():
                 result = trainer.fit()
         except train.TrainingFailedError as error:
-            causes = getattr(error, "worker_failures", {}).values()
+            causes = list(getattr(error, "worker_failures", {}).values())
             known = next((c for c in causes if isinstance(c, PtmError)), None)
+            # What Train says of it begins with a line that says nothing.
+            first, *_ = [*causes, getattr(error, "controller_failure", error)]
             raise known or WorkerFailed(
-                f"distilling together failed ({first_line(error)}); run the same command again to go on from its last "
+                f"distilling together failed ({first_line(first)}); run the same command again to go on from its last "
                 "checkpoint"
             ) from error
     assert result.checkpoint is not None

@@ -60,9 +60,7 @@ class CellTable:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._experts = self._read_experts()
-        self._rows: dict[Key, list[Row]] = {}
-        for row in self._read():
-            self._rows.setdefault(_key(row), []).append(row)
+        self._rows = self._read()
 
     @property
     def rows(self) -> list[Row]:
@@ -77,14 +75,19 @@ class CellTable:
     def put(self, rows: Iterable[Row]) -> None:
         """A cell's rows, in place of those it had; on disk when this returns."""
         rows = [{name: row.get(name) for name in SCHEMA.names} for row in rows]
-        self._rows[_key(rows[0])] = rows
+        # Another call may have put its cells there meanwhile.
+        self._rows = {**self._read(), _key(rows[0]): rows}
         path = self._place.local / TABLE
         with atomic.replacing(path) as temporary:
             pq.write_table(pa.Table.from_pylist(self.rows, schema=SCHEMA), temporary)
         self._place.push(TABLE)
 
     def note_experts(self, experts: str, count: int, seconds: float) -> None:
-        """Remembers what training so many of these experts took, for cells that find them there."""
+        """Remembers what training so many more of these experts took, for cells that find them there."""
+        self._experts = self._read_experts()
+        held = self._experts.get(experts)
+        if isinstance(held, dict):
+            count, seconds = count + int(held["count"]), seconds + held["seconds"]
         self._experts[experts] = {"count": count, "seconds": seconds}
         atomic.write_text(self._place.local / EXPERTS, json.dumps(self._experts, indent=1))
         self._place.push(EXPERTS)
@@ -103,16 +106,19 @@ class CellTable:
         found: dict[str, float | dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}
         return found
 
-    def _read(self) -> list[Row]:
+    def _read(self) -> dict[Key, list[Row]]:
         self._place.pull(TABLE)
         path = self._place.local / TABLE
         if not path.is_file():
-            return []
+            return {}
         try:
             rows: list[Row] = pq.read_table(path, schema=SCHEMA).to_pylist()
         except (pa.ArrowInvalid, OSError) as error:
             raise StoreError(f"{self._place / TABLE} is no table of a benchmark ({error}); move it away") from None
-        return rows
+        cells: dict[Key, list[Row]] = {}
+        for row in rows:
+            cells.setdefault(_key(row), []).append(row)
+        return cells
 
 
 def _key(row: Row) -> Key:

@@ -1,5 +1,6 @@
 """Checkpoints of a distillation, and the folder of a run."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -99,8 +100,10 @@ class RunFolder:
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Everything that the run needs to go on as if it had never stopped."""
         with atomic.replacing(self.checkpoint_path) as temporary:
-            # For any machine, whatever this one has.
-            torch.save(_on("cpu", state), temporary)
+            # For any machine, whatever this one has. By way of memory, as torch calls a full disk a RuntimeError.
+            held = io.BytesIO()
+            torch.save(_on("cpu", state), held)
+            temporary.write_bytes(held.getbuffer())
         self.place.push(self.checkpoint_path.name)
 
     def publish(self) -> None:

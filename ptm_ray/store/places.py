@@ -9,10 +9,12 @@ import contextlib
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -101,11 +103,11 @@ class Place:
                     target.unlink(missing_ok=True)
                     continue
                 with (
-                    atomic.replacing(target) as temporary,
                     filesystem.open_input_file(info.path) as reader,
+                    atomic.replacing(target) as temporary,
                     temporary.open("wb") as writer,
                 ):
-                    shutil.copyfileobj(reader, writer)
+                    writer.writelines(self._blocks(reader))
 
     def push(self, *names: str) -> None:
         """Carries these files over, in this order."""
@@ -114,10 +116,16 @@ class Place:
         filesystem, path = self._filesystem
         with self._answering("written"):
             for name in names:
-                # Object stores show a file once it is whole.
-                target = f"{path}/{name}"
-                with (self.local / name).open("rb") as reader, filesystem.open_output_stream(target) as writer:
-                    shutil.copyfileobj(reader, writer)
+                # Beside its place first: what is interrupted is closed, which makes a file of the half that was sent.
+                part = f"{path}/{name}.{uuid.uuid4().hex}.part"
+                try:
+                    with (self.local / name).open("rb") as reader, filesystem.open_output_stream(part) as writer:
+                        shutil.copyfileobj(reader, writer)
+                    filesystem.move(part, f"{path}/{name}")
+                except BaseException:
+                    with contextlib.suppress(OSError, pa.ArrowException):
+                        filesystem.delete_file(part)
+                    raise
 
     def forget(self) -> None:
         """Removes the copy here of what lies at a URL; a folder of this machine is no copy and stays."""
@@ -131,6 +139,15 @@ class Place:
             filesystem, path = self._filesystem
             with self._answering("written"), contextlib.suppress(FileNotFoundError):
                 filesystem.delete_dir(path)
+
+    def _blocks(self, reader: Any) -> Iterator[bytes]:
+        """All that a file there holds. That it can't be read is no fault of the disk that it is written to."""
+        while True:
+            with self._answering("read"):
+                block = reader.read(2**20)
+            if not block:
+                return
+            yield block
 
     @contextlib.contextmanager
     def _answering(self, verb: str) -> Iterator[None]:

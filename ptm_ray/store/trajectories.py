@@ -59,9 +59,9 @@ class TrajectoryStore:
         self.place.push(about.name)
 
     def there(self, expert: int) -> bool:
-        """Whether the expert's file is there; brings it here from elsewhere."""
+        """Whether the expert's file is there; brings it and its checksum here from elsewhere."""
         path = self.path(expert)
-        if not path.exists():
+        if not (path.exists() and _digest_path(path).exists()):
             self.place.pull(path.name, _digest_path(path).name)
         return path.exists()
 

@@ -1,5 +1,6 @@
 """A benchmark on a real cluster: cells in parallel, shared experts, resumed, with failures that stop nobody."""
 
+import json
 import shutil
 import threading
 
@@ -24,9 +25,10 @@ SUITE = {
 }
 
 
-def bench(root, out, only=(), gpus=0.0, **changes):
+def bench(root, out, only=(), gpus=0.0, workers=None, watcher=None, **changes):
     places = {"out": out, "experts_dir": root / "experts", "data_root": root}
-    return ptm.bench({**SUITE, **changes}, **places, only=only, gpus_per_worker=gpus)
+    how = {"gpus_per_worker": gpus, "workers": workers, "watcher": watcher}
+    return ptm.bench({**SUITE, **changes}, **places, **how, only=only)
 
 
 def rows_of(out):
@@ -161,6 +163,37 @@ def test_a_cell_whose_process_is_killed_is_recorded_and_run_by_the_next_call(cop
     assert (result.cells, result.failed) == (2, 1)
     assert "died" in next(row["error"] for row in rows_of(out) if row["method"] == "long")
     assert bench(copied, out, methods={"ptm": {}, "long": {"method": "mtt", "outer_steps": 2}}).failed == 0
+
+
+class Interrupting:
+    """A watcher that interrupts a stage, as Ctrl-C would, once `when` is true."""
+
+    def __init__(self, stage, when):
+        self._stage, self._when = stage, when
+
+    def update(self, stage, done, total, words=""):
+        if stage == self._stage and self._when(done):
+            raise KeyboardInterrupt
+
+
+def test_what_experts_took_is_known_though_the_call_that_trained_the_first_was_interrupted(copied):
+    shutil.rmtree(copied / "experts")
+    out, methods = copied / "other", {"methods": ["random"]}
+    with pytest.raises(KeyboardInterrupt):
+        bench(copied, out, workers=1, watcher=Interrupting("experts", lambda done: done > 1), **methods)
+    assert len(list((copied / "experts").glob("*/expert-*.sha256"))) == 1
+    bench(copied, out, workers=1, **methods)
+    (held,) = json.loads((out / "experts.json").read_text()).values()
+    assert held["count"] == 2
+    assert {row["experts_s"] for row in rows_of(out)} == {held["seconds"]}
+
+
+def test_cells_end_where_they_are_interrupted_though_ray_stays(copied, wait_until):
+    watcher = Interrupting("cells", lambda done: wait_until(lambda: workers_named("_run_cell"), 60))
+    methods = {"methods": {"ptm": {}, "long": {"method": "mtt", "outer_steps": 100_000}}}
+    with pytest.raises(KeyboardInterrupt):
+        bench(copied, copied / "out", watcher=watcher, **methods)
+    wait_until(lambda: not workers_named("_run_cell"), 30)
 
 
 def test_a_method_that_the_suite_lacks_is_refused(made):

@@ -4,13 +4,19 @@ import json
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 import ptm_ray as ptm
+from ptm_ray.config.base import merge
 from ptm_ray.config.presets import METHODS
 from ptm_ray.errors import ConfigError, DataError, StoreError
-from tests.small import SETTINGS, small_dataset
+from ptm_ray.orchestrate import distill as on_ray
+from tests.files import write_dataset
+from tests.processes import workers_named
+from tests.small import SETTINGS, InMemory, small_dataset, small_problem
+from tests.stages.test_distill import distillation
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -77,6 +83,46 @@ def test_the_same_call_again_goes_on_and_gives_the_same_set(made, tmp_path):
     again = ptm.distill(small_dataset(), out=out, experts_dir=experts, workers=1, **SETTINGS)
     assert (again.set / "synthetic.parquet").read_bytes() == before
     assert again.scores == result.scores
+
+
+def test_a_run_is_the_same_wherever_its_images_lie(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "cells.npz", small_dataset())
+    how = {"out": tmp_path / "out", "experts_dir": made[2], "workers": 1, **SETTINGS, "outer_steps": 1}
+    first = ptm.distill("cells.npz", **how)
+    for data in (tmp_path / "cells.npz", ptm.load_dataset("cells.npz")):
+        assert ptm.distill(data, **how).scores == first.scores
+    assert "npz" not in (tmp_path / "out" / "run.json").read_text()
+
+
+class Killer:
+    """A watcher that kills all workers as the loss of their node would: at an outer step, and again at a later one."""
+
+    def __init__(self):
+        self.most, self.killed = 3, []
+
+    def update(self, stage, done, total, words=""):
+        if stage != "distilling" or done <= self.most or len(self.killed) == 2:
+            return
+        self.most, alive = done, workers_named("ray::Worker")
+        # What was yielded before still comes after they are dead.
+        if alive:
+            self.killed.append(len(alive))
+            for process in alive:
+                process.kill()
+            psutil.wait_procs(alive, timeout=20)
+
+
+def test_a_run_outlives_the_loss_of_all_its_workers_at_once_and_again_later(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_ray, "TRIES", 2)
+    settings, watcher = merge(SETTINGS, {"outer_steps": 80, "evaluation": {"compare_with": []}}), Killer()
+    result = ptm.distill(small_dataset(), out=tmp_path / "out", experts_dir=made[2], watcher=watcher, **settings)
+    assert watcher.killed[0] == 2
+    assert len(watcher.killed) == 2
+    problem = small_problem(**settings)
+    whole = distillation(problem, tmp_path / "whole", trajectories=InMemory(problem))
+    list(whole.run())
+    assert np.array_equal(ptm.SyntheticSet.load(result.set).images, whole.result().images.numpy())
 
 
 def test_another_run_is_refused_its_folder_and_nothing_is_lost(made):

@@ -1,6 +1,8 @@
 """Evaluations on a real cluster: whoever trains a network, and beside which others, it predicts the same."""
 
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import ray
 import torch
 
 from ptm_ray.evaluation.protocol import jobs
+from ptm_ray.orchestrate import evaluators
 from ptm_ray.orchestrate.crew import Crew
 from ptm_ray.orchestrate.evaluators import LEGS, Waiting, predict
 from ptm_ray.stages.scoring import Evaluator
@@ -51,3 +54,16 @@ def test_networks_predict_the_same_alone_and_several_to_a_job():
     assert np.array_equal(theirs, ours)
     assert seen[-1] == (9, 9)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_no_job_is_handed_on_to_a_worker_that_was_lost_with_the_first(monkeypatch):
+    monkeypatch.setattr(evaluators, "TRIES", 2)
+    problem = small_problem(evaluation={"steps": 6, "full_steps": 6})
+    (job, *_) = jobs(("random",), ("convnet",), 1, 1)
+    with Crew.start(ray.put(problem), 2) as crew:
+        for process in ray.get([member.process_id.remote() for member in crew.members]):
+            os.kill(process, signal.SIGKILL)
+        found = predict(crew, [job], None, 1, lambda *_: None)
+        assert len(crew.members) + len(crew.arriving) == 2
+    assert np.array_equal(found[job], Evaluator(problem).predict(job, None, 1))

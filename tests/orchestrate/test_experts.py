@@ -138,6 +138,16 @@ def test_workers_have_started_before_they_are_ended(ray_cluster, monkeypatch):
     assert states == ["ALIVE", "ALIVE"]
 
 
+def test_those_who_are_on_their_way_are_ended_before_those_who_are_there():
+    with Crew.start(ray.put(small_problem()), 2) as crew:
+        staying = crew.members[1]
+        crew.lost(crew.members[0])
+        assert len(crew.arriving) == 1
+        crew.dismiss(1)
+        assert (crew.members, crew.arriving) == ([staying], [])
+        assert ray.get(staying.process_id.remote())
+
+
 class Owner:
     """Puts an object into the store and owns it until it dies."""
 

@@ -4,6 +4,8 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from ptm_ray.cli import submit as submit_command
 from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.orchestrate.jobs import Cluster
 from tests.files import write_dataset
-from tests.processes import environment_without_ray
+from tests.processes import environment_without_ray, hear_interrupts
 from tests.small import SETTINGS, small_dataset
 
 SCRIPT = """
@@ -73,11 +75,6 @@ def ptm_submit(ray_cluster, *words, **options):
     return subprocess.Popen([*command, *words], env=known, preexec_fn=hear_interrupts, **pipes, **options)
 
 
-def hear_interrupts():
-    """As in a terminal: a suite that runs in the background of a script ignores them, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_the_helper_shows_what_the_job_prints_and_ends_as_it_does(ray_cluster, tmp_path):
     (tmp_path / "quick.toml").write_text("ipc = 1")
     done = ptm_submit(ray_cluster, "--", "doctor", "--json", cwd=tmp_path)
@@ -113,6 +110,70 @@ def test_a_cluster_that_does_not_answer_is_said_in_one_line(tmp_path):
     with pytest.raises(WorkerFailed, match=r"no Ray cluster takes jobs at http://127\.0\.0\.1:9") as caught:
         Cluster("http://127.0.0.1:9")
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def odd_cluster():
+    """The address of a server that refuses whoever asks for its version, as with a wrong token, or is no Ray's."""
+    said = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, text = said[0]
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield said, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((401, b""), "Authentication required"),
+        ((403, b"Invalid authentication token"), "Invalid authentication token"),
+        ((500, b""), "500 Server Error"),
+        ((200, b"hello"), "Expecting value"),
+    ],
+)
+def test_a_server_that_does_not_take_jobs_is_said_in_one_line(odd_cluster, answer, words):
+    said, address = odd_cluster
+    said.append(answer)
+    with pytest.raises(WorkerFailed, match=f"no Ray cluster takes jobs at {address} .*{words}") as caught:
+        Cluster(address)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_address_that_was_given_wins_over_those_of_the_environment(ray_cluster, monkeypatch):
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    Cluster(f"http://{ray_cluster['webui_url']}")
+    with pytest.raises(WorkerFailed, match="no Ray cluster takes jobs at RAY_API_SERVER_ADDRESS or this machine"):
+        Cluster()
+
+
+def test_a_job_whose_log_breaks_off_goes_on_and_is_found_again_by_what_is_said(ray_cluster):
+    cluster, seen = Cluster(f"http://{ray_cluster['webui_url']}"), []
+
+    class BadLine:
+        """A connection that is lost after the first words."""
+
+        async def tail_job_logs(self, job):
+            yield "step 1\n"
+            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+
+    cluster._client = BadLine()
+    with pytest.raises(
+        WorkerFailed, match=r"lost sight of job j1 \(WebSocket .* 1006\), which goes on; .*logs --follow j1"
+    ):
+        cluster.follow("j1", seen.append)
+    assert seen == ["step 1\n"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 
 import ptm_ray as ptm
 from ptm_ray.config.base import merge
@@ -231,6 +232,12 @@ def test_trials_are_compared_by_the_metric_asked_for_and_end_once_they_reach_the
     # Of the experts that they share, each matched as many as it asked for.
     assert rows[0]["loss"] != rows[1]["loss"]
     assert "validation accuracy, percent" in (tmp_path / "out" / "trials.md").read_text()
+    # Whoever goes on with the best one there does not lose that to the same sweep again.
+    best = tmp_path / "out" / "best"
+    ptm.distill(small_dataset(), out=best, config=best / "run.json", experts_dir=made[2] / "experts", workers=1)
+    assert swept(asked, tmp_path / "out", made[2] / "experts").score == result.score
+    assert torch.load(best / "checkpoint.pt", weights_only=True)["step"] == SETTINGS["outer_steps"]
+    assert json.loads((best / "result.json").read_text())["cost"]["outer_steps"] == SETTINGS["outer_steps"]
 
 
 def test_a_trial_that_fails_is_in_the_table_and_the_others_go_on(made, tmp_path):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,10 +14,12 @@ from pyarrow import fs
 
 import ptm_ray as ptm
 from ptm_ray.config.base import merge
+from ptm_ray.config.sweep import SweepConfig
 from ptm_ray.errors import PtmError
+from ptm_ray.orchestrate.sweep import _row
 from ptm_ray.store.places import Place
 from tests.files import write_dataset
-from tests.processes import environment_without_ray
+from tests.processes import assert_says_that_it_was_interrupted, environment_without_ray, interruptible_command
 from tests.small import SETTINGS, small_dataset
 
 GRID = {"searcher": "grid", "settings": merge(SETTINGS, {"evaluation": {"compare_with": []}})}
@@ -70,6 +73,23 @@ def test_a_killed_driver_goes_on_with_resume(ray_cluster, tmp_path, wait_until):
     assert said["failed"] == 0
     assert {row["outer_step"] for row in pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()} == {60}
     assert ptm.SyntheticSet.load(tmp_path / said["best"]["set"]).images.shape[0] == 6
+
+
+def test_an_interrupted_sweep_says_so_and_exports_nothing(ray_cluster, tmp_path, wait_until):
+    write_dataset(tmp_path / "cells.npz", small_dataset())
+    (tmp_path / "sweep.toml").write_text(SMALL_TOML.replace("outer_steps = 60", "outer_steps = 100000"))
+    words = ("sweep", "sweep.toml", "--out", "out", "--experts-dir", "experts", "--workers", "1")
+    command = interruptible_command(words, tmp_path, ray_cluster["address"])
+    wait_until(lambda: list((tmp_path / "out").glob("tune/trials/trial-*/checkpoint_*/checkpoint.pt")), 200)
+    command.send_signal(signal.SIGINT)
+    assert_says_that_it_was_interrupted(command)
+    assert not (tmp_path / "out" / "best").exists()
+
+
+def test_a_trial_that_never_started_is_in_the_table_without_its_settings():
+    asked = SweepConfig.of({**GRID, "space": {"seed": [1]}})
+    row = _row(asked, SimpleNamespace(metrics=None, config=None, error=RuntimeError("died")))
+    assert (row["seed"], row["outer_step"], row["error"]) == (None, None, "died")
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path):

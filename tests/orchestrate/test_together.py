@@ -1,17 +1,21 @@
 """Workers that match together through Ray Train give the set of a team in threads, though one of them is killed."""
 
 import itertools
+import json
 import os
 import signal
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 import ptm_ray as ptm
-from ptm_ray.errors import ConfigError
+from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.orchestrate import together
-from tests.processes import workers_named
+from ptm_ray.store.checkpoints import RunFolder
+from tests.files import write_dataset
+from tests.processes import assert_says_that_it_was_interrupted, interruptible_command, workers_named
 from tests.small import SETTINGS, InMemory, small_dataset, small_problem
 from tests.stages.test_team import distillation
 from tests.stages.test_team import together as team_of
@@ -53,6 +57,38 @@ def test_two_give_the_set_of_a_team_of_two_though_one_is_lost_after_a_checkpoint
     assert set(watcher.done) == set(range(1, FEWER["outer_steps"] + 1))
     again = [later for earlier, later in itertools.pairwise(watcher.done) if later <= earlier]
     assert all(step > 1 for step in again), "it began anew"
+
+
+def test_interrupting_them_is_said_as_of_any_run(ray_cluster, tmp_path, wait_until):
+    write_dataset(tmp_path / "cells.npz", small_dataset())
+    (tmp_path / "quick.json").write_text(json.dumps({**SETTINGS, "outer_steps": 100_000, "matchers": 2}))
+    words = ("distill", "--data", "cells.npz", "--config", "quick.json", "--out", "out", "--experts-dir", "experts")
+    command = interruptible_command(words, tmp_path, ray_cluster["address"])
+    wait_until(lambda: workers_named("RayTrainWorker"), 200)
+    command.send_signal(signal.SIGINT)
+    assert_says_that_it_was_interrupted(command)
+    wait_until(lambda: ray.available_resources().get("CPU") == 2, 60)
+
+
+@ray.remote(num_cpus=1)
+class Greedy:
+    """Whoever else has a CPU."""
+
+    def ready(self):
+        return True
+
+
+def test_those_for_whom_there_is_no_room_give_up_in_a_line(ray_cluster, tmp_path, monkeypatch, wait_until):
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    greedy = Greedy.remote()
+    ray.get(greedy.ready.remote())
+    problem = small_problem(**FEWER)
+    parts = (ray.put(problem), InMemory(problem), [], RunFolder(tmp_path), 2, None, lambda row: None)
+    with pytest.raises(WorkerFailed, match=r"distilling together failed \(.*timed out.*\); run the same") as caught:
+        together.distil_together(*parts)
+    assert "\n" not in str(caught.value)
+    ray.kill(greedy)
+    wait_until(lambda: ray.available_resources().get("CPU") == 2, 60)
 
 
 def test_more_matchers_than_cpus_are_refused_before_any_expert_trains(ray_cluster, tmp_path):

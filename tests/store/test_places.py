@@ -1,11 +1,15 @@
 """Places at a URL, on a real server that speaks S3: files carried whole, found from elsewhere, no key shown."""
 
+import contextlib
+import io
 import json
+import shutil
 import traceback
 
 import numpy as np
 import pytest
 import torch
+from pyarrow import fs
 
 from ptm_ray.core.trajectory import Trajectory
 from ptm_ray.errors import StoreError
@@ -67,6 +71,55 @@ def test_files_are_found_from_another_machine(url, machine):
     assert not (here.local / "a.txt").exists()
 
 
+def test_an_upload_that_is_interrupted_leaves_the_earlier_file_and_nothing_else(url, monkeypatch):
+    place = Place.of(url)
+    place.local.mkdir(parents=True)
+    (place.local / "a.txt").write_text("first")
+    place.push("a.txt")
+    (place.local / "a.txt").write_text("second")
+
+    def half(reader, writer):
+        writer.write(reader.read()[:3])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfileobj", half)
+    with pytest.raises(KeyboardInterrupt):
+        place.push("a.txt")
+    path, bucket = place.for_ray()
+    assert [info.base_name for info in bucket.get_file_info(fs.FileSelector(path))] == ["a.txt"]
+    place.pull("a.txt")
+    assert (place.local / "a.txt").read_text() == "first"
+
+
+class Breaking(io.BytesIO):
+    """A file whose connection is lost once some of it is read."""
+
+    def read(self, size=-1):
+        if self.tell():
+            raise OSError("connection reset by peer")
+        return super().read(3)
+
+
+def test_a_download_that_breaks_off_is_said_of_the_url_and_not_of_this_machine_s_disk(url, monkeypatch):
+    place = Place.of(url)
+    place.local.mkdir(parents=True)
+    (place.local / "a.txt").write_text("first")
+    place.push("a.txt")
+
+    class Far:
+        """The bucket, by a bad line."""
+
+        get_file_info = place.for_ray()[1].get_file_info
+
+        def open_input_file(self, path):
+            return contextlib.closing(Breaking(b"second"))
+
+    monkeypatch.setitem(place.__dict__, "_filesystem", (Far(), place.for_ray()[0]))
+    with pytest.raises(StoreError, match=r"s3://.* can't be read \(connection reset by peer\)"):
+        place.pull("a.txt")
+    assert (place.local / "a.txt").read_text() == "first"
+
+
 def test_experts_are_trained_once_for_all_machines(url, machine):
     store = TrajectoryStore(Place.of(url), IDENTITY, 20)
     assert store.missing(2) == [0, 1]
@@ -90,6 +143,15 @@ def test_a_file_that_was_damaged_on_its_way_is_refused_by_name(url, machine):
     other = TrajectoryStore(Place.of(url), IDENTITY, 20)
     assert "expert-0000.arrow does not have the checksum" in other.damaged(0)
     assert other.missing(1) == [0]
+
+
+def test_a_checksum_that_was_not_brought_along_is_fetched(url, machine):
+    TrajectoryStore(Place.of(url), IDENTITY, 20).write(trajectory(0))
+    machine("second")
+    other = TrajectoryStore(Place.of(url), IDENTITY, 20)
+    # As a call leaves it that was interrupted between the two.
+    other.place.pull("expert-0000.arrow")
+    assert other.missing(1) == []
 
 
 def test_a_run_goes_on_from_another_machine(url, machine):

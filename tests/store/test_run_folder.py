@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 
 import pytest
 import torch
@@ -43,6 +44,20 @@ def test_a_checkpoint_comes_back_with_every_tensor(tmp_path):
     assert torch.equal(read["images"], state["images"])
     assert torch.equal(read["nested"][0]["x"], torch.arange(3))
     assert (read["step"], read["nested"][1:]) == (7, [None, "words"])
+
+
+def test_a_checkpoint_that_the_disk_has_no_space_for_is_said_in_a_line(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint({"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"checkpoint\.pt can't be written \(File too large\)"):
+            folder.save_checkpoint({"step": 2, "images": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert folder.load_checkpoint() == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_pickled_code_in_a_checkpoint_never_runs(tmp_path, monkeypatch):
