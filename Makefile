@@ -33,15 +33,19 @@ results: $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 # torch goes first: the rest then finds it present and brings no second build of it.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.torch: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+# Not after the other: pip takes a while to find that most is there.
+$(VENV)/.installed-dev: $(VENV)/.torch
 	$(PIP) --editable '.[dev]'
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -294,8 +294,9 @@ class SubsetSettings(Settings):
 
     count: Positive = 1
     """How many, at most as many as images per class. 1: all images are learned at once."""
-    steps: Positive = 40
-    """Outer steps of each but the last, which has all that are left."""
+    steps: Positive | None = None
+    """Outer steps of each but the last, which has all that are left. By default all have an equal share of the run: of
+    its outer steps or, where it has one, of its time budget."""
     continued: Literal["together", "in-sequence"] = "together"
     """What experts train on before real images. together: all earlier subsets (PDD). in-sequence: the first, then the
     first two, and so on (SeqMatch)."""

@@ -6,7 +6,10 @@ from typing import Any
 from ptm_ray.config.base import merge
 
 # Segment and student were chosen on validation splits, as the defaults of ptm were. Experts are the same for all but
-# ftd and hoptm, so that one buffer serves all and only what is matched is compared.
+# ftd and hoptm, so that one buffer serves all and only what is matched is compared. Not as published, MTT and all
+# that is built on it here: segments begin anywhere on the trajectory, where published ones begin in a first part of it
+# that is the shorter the fewer images there are; students take ten steps, not 30 to 80; experts draw classes equally
+# often; the first inner lr is searched for; images stay between black and white, are learned by Adam and are averaged.
 MTT: Mapping[str, Any] = {
     "schedule": {"kind": "random", "length": 2},
     "student": {"steps_min": 10, "steps_max": 10, "inner_lr_by_segment": False},
@@ -21,7 +24,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "mtt": MTT,
     # Guo et al. 2024. Not as published: experts are those of the other methods rather than flat ones, labels are
     # learned by the optimiser and at the rate of this engine, an update that explodes makes the inner lr back off, and
-    # lengths, steps and rates are MTT's here rather than those of 32 pixels and 100 epochs.
+    # lengths, steps and rates are MTT's here rather than those of 32 pixels and 100 epochs; the range widens over 200
+    # outer steps, not 1000; and the gate is 1.1 at any ipc, published for one image per class and 1 for more.
     "datm": merge(
         MTT,
         {
@@ -35,12 +39,13 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
             },
         },
     ),
-    # Zhong et al. 2024. Not as published: see `core.trajectory.StraightLine`.
+    # Zhong et al. 2024. Not as published: see `core.trajectory.StraightLine`; its points lie as far apart as snapshots
+    # do on the way, for which all are kept, where the paper keeps the first and the last.
     "mct": merge(MTT, {"schedule": {"path": "straight"}}),
     # Du et al. 2023. Not as published: the decay of the averaged images is that of the other methods.
     "ftd": merge(MTT, {"experts": FLAT}),
     # Du et al. 2023 and Chen et al. 2024. Not as published: see `stages.staged_matching`.
-    "seqmatch": merge(MTT, {"subsets": {"count": 2, "continued": "in-sequence"}}),
+    "seqmatch": merge(MTT, {"subsets": {"count": 3, "continued": "in-sequence"}}),
     "pdd": merge(MTT, {"subsets": {"count": 3}}),
     # HoP-TM, MICCAI 2025. Not as published: as ftd; segments begin anywhere; and the threshold is relative to the path,
     # beginning where published values would on networks of its size, and growing as often in the default outer steps.

@@ -57,12 +57,15 @@ class Separation:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one outer step reports. `skipped`: the update was not finite or exploded, and was left out."""
+    """What one outer step reports. `skipped`: the update was left out, as it was not finite or its loss had exploded
+    (`diverged`), or as its loss was above `skip_above`.
+    """
 
     loss: float
     inner_lr: float
     skipped: bool
     overlap: float | None = None
+    diverged: bool = False
 
 
 class Learner:
@@ -234,7 +237,7 @@ def outer_step(
     loss, inner_lr = float(gradients.loss), math.exp(float(learner.synthetic.log_lr_at(position)))
     if not _usable(gradients, learner.rates.explode_at):
         now.log_lr.add_(math.log(BACK_OFF))
-        return StepMetrics(loss, inner_lr, skipped=True)
+        return StepMetrics(loss, inner_lr, skipped=True, diverged=True)
     if loss > learner.rates.skip_above:
         return StepMetrics(loss, inner_lr, skipped=True)
     overlap = None

@@ -4,8 +4,8 @@ Why not those: the first optimiser that a process makes imports torch's compiler
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from types import EllipsisType
 
 import torch
 
@@ -28,8 +28,8 @@ class Optimiser:
         self._update = {"adam": self._adam, "sgd": self._sgd}[kind]
         self._names = {"adam": ("mean", "square"), "sgd": ("velocity",)}[kind]
         self._params, self._momentum = list(params), momentum
-        #: Of each parameter that was ever moved, by its number: tensors, and how often.
-        self._moments: dict[int, dict[str, Any]] = {}
+        #: Of each parameter that was ever moved, by its number: tensors, and how often each of its rows was.
+        self._moments: dict[int, dict[str, Tensor]] = {}
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor | None], moving: Tensor | None = None) -> None:
@@ -41,41 +41,49 @@ class Optimiser:
             if gradient is None:
                 continue
             if number not in self._moments:
-                self._moments[number] = {"step": 0, **{name: torch.zeros_like(param) for name in self._names}}
+                moments = {name: torch.zeros_like(param) for name in self._names}
+                self._moments[number] = {"steps": torch.zeros(param.shape[:1], dtype=torch.int64), **moments}
             held = self._moments[number]
-            held["step"] += 1
             if moving is None or not param.dim():
+                held["steps"] += 1
                 self._update(param, lr, gradient, held)
                 continue
-            rows = param[moving]
-            theirs = {**held, **{name: held[name][moving] for name in self._names}}
+            rows, theirs = param[moving], {name: held[name][moving] for name in self._names}
+            theirs["steps"] = held["steps"][moving.cpu()] + 1
             self._update(rows, lr, gradient[moving], theirs)
             param[moving] = rows
-            for name in self._names:
-                held[name][moving] = theirs[name]
+            held["steps"][moving.cpu()] = theirs.pop("steps")
+            for name, moment in theirs.items():
+                held[name][moving] = moment
 
-    def _adam(self, param: Tensor, lr: float, gradient: Tensor, held: dict[str, Any]) -> None:
+    def _adam(self, param: Tensor, lr: float, gradient: Tensor, held: dict[str, Tensor]) -> None:
+        """Moments begin at 0, for which they are corrected by how often a row was moved, whenever it first was."""
         first, second = BETAS
         held["mean"].lerp_(gradient, 1 - first)
         held["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        scale = (held["square"].sqrt() / math.sqrt(1 - second ** held["step"])).add_(EPS)
-        param.addcdiv_(held["mean"], scale, value=-lr / (1 - first ** held["step"]))
+        for steps, rows in _moved_as_often(held["steps"]):
+            scale = (held["square"][rows].sqrt() / math.sqrt(1 - second**steps)).add_(EPS)
+            param[rows] = param[rows].addcdiv(held["mean"][rows], scale, value=-lr / (1 - first**steps))
 
-    def _sgd(self, param: Tensor, lr: float, gradient: Tensor, held: dict[str, Any]) -> None:
+    def _sgd(self, param: Tensor, lr: float, gradient: Tensor, held: dict[str, Tensor]) -> None:
         held["velocity"].mul_(self._momentum).add_(gradient)
         param.add_(held["velocity"], alpha=-lr)
 
-    def state_dict(self) -> dict[int, dict[str, Any]]:
+    def state_dict(self) -> dict[int, dict[str, Tensor]]:
         """Copies of all that changes beside the parameters."""
         return _copied(self._moments)
 
-    def load_state_dict(self, state: dict[int, dict[str, Any]]) -> None:
-        """Back to a copied state."""
-        self._moments = _copied(state)
+    def load_state_dict(self, state: dict[int, dict[str, Tensor]]) -> None:
+        """Back to a copied state, wherever that was read to: counts are asked for at every step, and stay here."""
+        self._moments = {n: {**held, "steps": held["steps"].cpu()} for n, held in _copied(state).items()}
 
 
-def _copied(moments: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    return {
-        number: {name: value.clone() if isinstance(value, Tensor) else value for name, value in held.items()}
-        for number, held in moments.items()
-    }
+def _moved_as_often(steps: Tensor) -> Iterator[tuple[int, Tensor | EllipsisType]]:
+    """Each number of steps, and the rows that have made so many: nearly always one, and all."""
+    counts = torch.unique(steps).tolist()
+    for count in counts:
+        yield count, ... if len(counts) == 1 else (steps == count).nonzero().flatten()
+
+
+def _copied(moments: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+    return {number: {name: value.clone() for name, value in held.items()} for number, held in moments.items()}

@@ -14,7 +14,8 @@ CELLPHANTOM = "cellphantom"
 
 
 def load_dataset(data: str | Path, *, size: int | None = None, data_root: str | Path | None = None) -> MedicalDataset:
-    """A dataset by name (`cellphantom`, any MedMNIST 2D flag) or path (npz, class folders, Parquet or Arrow table).
+    """A dataset by name (`cellphantom`, any MedMNIST 2D flag such as bloodmnist, or bloodmnist_64 for another size) or
+    path (npz, class folders, Parquet or Arrow table).
 
     `size` is the resolution in pixels: one of MedMNIST's (default 28), or what folders and tables are scaled to
     (default 32). `data_root` is searched for MedMNIST's files before its own folder, and for an npz or a folder of the
@@ -33,7 +34,7 @@ def load_dataset(data: str | Path, *, size: int | None = None, data_root: str | 
 
 def is_known(data: str) -> bool:
     """Whether it is a dataset by name alone, wherever its file may be."""
-    return data == CELLPHANTOM or data in medmnist.flags()
+    return data == CELLPHANTOM or medmnist.named(data) is not None
 
 
 def load_training_images(path: Path, size: int | None = None) -> tuple[Split, tuple[str, ...]]:
@@ -55,8 +56,8 @@ def _read(text: str, size: int | None, root: Path | None) -> Source:
         return _read_file(path, size)
     if path.suffix or "/" in text:
         raise DataError(f"no file or folder {text}; give an npz, a folder of class folders, a table, or a name")
-    if text in medmnist.flags():
-        return medmnist.read_medmnist(text, size or 28, root)
+    if (known := medmnist.named(text)) is not None:
+        return medmnist.read_medmnist(known[0], known[1] or size or 28, root)
     if root and (root / f"{text}.npz").is_file():
         return _read_file(root / f"{text}.npz", size)
     if root and (root / text).is_dir():
@@ -76,9 +77,12 @@ def _read_file(path: Path, size: int | None) -> Source:
 
 def _known(path: Path) -> dict[str, object]:
     """What medmnist knows about a file that bears one of its names: class names, licence, side."""
-    flag = path.stem.rsplit("_", 1)[0] if path.stem.rsplit("_", 1)[-1] in ("64", "128", "224") else path.stem
-    about = medmnist.flags().get(flag)
-    if about is None or about["task"].startswith("multi-label"):
+    named = medmnist.named(path.stem)
+    if named is None:
+        return {}
+    flag, _ = named
+    about = medmnist.flags()[flag]
+    if about["task"].startswith("multi-label"):
         return {}
     return {
         "class_names": tuple(about["label"][str(k)] for k in range(len(about["label"]))),

@@ -25,6 +25,16 @@ def flags() -> dict[str, Any]:
     return {flag: about for flag, about in _info()["INFO"].items() if not flag.endswith("3d")}
 
 
+def named(text: str) -> tuple[str, int | None] | None:
+    """Flag and, where it is said, size of what bears one of MedMNIST's names: bloodmnist, or bloodmnist_64 as its files
+    at other sizes than 28 are called. None for all else.
+    """
+    flag, _, size = text.partition("_")
+    if flag not in flags() or size not in ("", *map(str, SIZES)):
+        return None
+    return flag, int(size) if size else None
+
+
 def folders(data_root: Path | None) -> list[Path]:
     """Where files are looked for, in order."""
     known = _info()["DEFAULT_ROOT"]

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from ray.train.torch import TorchTrainer
 
 from ptm_ray.core.unroll import Gradients
 from ptm_ray.errors import PtmError, WorkerFailed, first_line
+from ptm_ray.orchestrate.board import Board
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.session import interruptible
 from ptm_ray.orchestrate.workers import RemoteScorer, validate_here
@@ -78,22 +80,6 @@ class Reported(RunFolder):
         """All workers take part, as Train wants them to."""
         super().save_checkpoint(state)
         train.report({"outer_step": state["step"]}, Checkpoint.from_directory(self.root) if self._first else None)
-
-
-class Board:
-    """Where the first worker says how far it is."""
-
-    def __init__(self) -> None:
-        self._rows: list[Row] = []
-
-    def show(self, row: Row) -> None:
-        """A row is there."""
-        self._rows.append(row)
-
-    def take(self) -> list[Row]:
-        """All since the last call."""
-        rows, self._rows = self._rows, []
-        return rows
 
 
 def distil_together(
@@ -175,7 +161,7 @@ def _member(parts: dict[str, Any]) -> None:
         run.checkpoint_every_s = parts["checkpoint_every_s"]
         for row in run.run(parts["budget_s"], stop_after=math.inf):
             if team.rank == 0:
-                parts["board"].show.remote(row)
+                parts["board"].show.remote(asdict(row))
 
 
 @contextlib.contextmanager
@@ -186,7 +172,7 @@ def _watching(board: Any, show: Callable[[Row], None]) -> Iterator[None]:
     def watch() -> None:
         while not over.wait(LOOK_EVERY_S):
             for row in ray.get(board.take.remote()):
-                show(row)
+                show(Row(**row))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

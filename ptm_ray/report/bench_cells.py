@@ -111,15 +111,20 @@ class Bench:
         metric: str = METRIC,
         condition: str = UNIFIED,
         networks: Sequence[str] | None = None,
+        evaluation_seeds: Collection[int] | None = None,
     ) -> dict[int, float]:
-        """Seed → mean over networks of the means over evaluation seeds.
+        """Seed → mean over networks of the means over evaluation seeds (all, or those given).
 
         A seed that lacks one of the networks is left out: some networks reach more than others, on any set.
         """
         needed = self.networks if networks is None else networks
         own = {}
         for seed, by_network in sorted(self.runs.get((method, self.place(method, cell), condition), {}).items()):
-            found = [[row[metric] for row in by_network.get(n, ()) if _is_number(row.get(metric))] for n in needed]
+            rows = [
+                [row for row in by_network.get(n, ()) if evaluation_seeds is None or _seed_of(row) in evaluation_seeds]
+                for n in needed
+            ]
+            found = [[row[metric] for row in of_one if _is_number(row.get(metric))] for of_one in rows]
             if needed and all(found):
                 own[seed] = statistics.fmean(map(statistics.fmean, found))
         return own
@@ -131,9 +136,10 @@ class Bench:
         metric: str = METRIC,
         condition: str = UNIFIED,
         networks: Sequence[str] | None = None,
+        evaluation_seeds: Collection[int] | None = None,
     ) -> float | None:
         """Mean of `values` over seeds."""
-        values = self.values(method, cell, metric, condition, networks)
+        values = self.values(method, cell, metric, condition, networks, evaluation_seeds)
         return statistics.fmean(values.values()) if values else None
 
     def repetitions(self, method: str, cell: Cell) -> list[float]:
@@ -157,10 +163,15 @@ class Bench:
             return None
         return Pair(statistics.fmean(unified[k] for k in both), statistics.fmean(other[k] for k in both), len(both))
 
+    def evaluation_seeds(self, method: str, cell: Cell, *conditions: str) -> set[int]:
+        """Those of the networks that have been trained in each of these conditions."""
+        trained = [{seed for _, _, seed in self._by_network(method, cell, c)} for c in conditions]
+        return set.intersection(*trained)
+
     def _by_network(self, method: str, cell: Cell, condition: str) -> dict[tuple[int, str, int], float]:
         runs = self.runs.get((method, self.place(method, cell), condition), {})
         rows = (row for by_network in runs.values() for own in by_network.values() for row in own)
-        found = {(row["seed"], row["network"], row["evaluation_seed"]): row[METRIC] for row in rows}
+        found = {(row["seed"], row["network"], _seed_of(row)): row[METRIC] for row in rows}
         return {key: score for key, score in found.items() if _is_number(score)}
 
     def own_cells(self, method: str) -> list[Cell]:
@@ -292,6 +303,12 @@ def _by_cell(wanted: Iterable[tuple[str, Cell, int]]) -> dict[tuple[str, Cell], 
     for method, cell, seed in wanted:
         found.setdefault((method, cell), set()).add(seed)
     return {key: frozenset(seeds) for key, seeds in found.items()}
+
+
+def _seed_of(row: Row) -> int:
+    """Of the network that was trained."""
+    seed: int = row["evaluation_seed"]
+    return seed
 
 
 def _is_number(value: Any) -> bool:

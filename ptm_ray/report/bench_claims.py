@@ -104,10 +104,9 @@ def pairs(bench: Bench, order: Sequence[str]) -> list[str] | None:
         f"than {TIE:g} points apart) and lost; p of Wilcoxon's signed-rank test over cells, alone and corrected by "
         "Holm for the number of methods.",
         "",
-        "A pair is a cell, the mean over its seeds: these are no findings of their own, and seed 1 of one "
-        "method has nothing to do with seed 1 of another. Cells of a dataset share its test split; the interval over "
-        "datasets, where each counts once, is the more careful one. Fewer than "
-        f"{FEWEST_PAIRS} cells can't reach 5 % and are not tested.",
+        "A pair is a cell, the mean over its seeds, as seed 1 of one method has nothing to do with seed 1 of another. "
+        "Cells of a dataset share its test split; the interval over datasets, where each counts once, is the more "
+        f"careful one. Fewer than {FEWEST_PAIRS} cells can't reach 5 % and are not tested.",
         "",
         *table(["against", "cells", "difference", "over datasets", "won / tied / lost", "p", "p, Holm"], rows),
         "",

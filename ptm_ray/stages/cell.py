@@ -68,14 +68,31 @@ def run_cell(
     run = Distillation(problem, trajectories, InlineScorer(testing.evaluator), folder)
     early = folder.root / "equal-steps.npz"
     folder.place.pull(early.name)
+    # Subsets share a run between them: after some of its steps the later ones have not been learned at all.
+    staged, wanted = problem.config.subsets.count > 1, "equal-steps" in asked.conditions
     for _ in run.run(None if asked.budget_minutes is None else 60 * asked.budget_minutes):
-        if run.step == asked.equal_steps and "equal-steps" in asked.conditions:
+        if run.step == asked.equal_steps and wanted and not staged:
             _keep(early, testing.of("equal-steps", run.as_it_is()))
             folder.place.push(early.name)
-    learned = run.step > 0 and problem.config.learns_inner_lr
+    kept = run.selection.kept
+    learned = (run.step if kept is None else kept.outer_step) > 0 and problem.config.learns_inner_lr
     tested = list(testing.finished(run.result(), learned=learned))
     tested += _kept(early, "equal-steps") if early.exists() else []
+    if staged and wanted:
+        tested += testing.of("equal-steps", _of_equal_steps(problem, trajectories, folder, asked))
     return tested, Cost(run.elapsed_s, run.step, peak_memory(problem.device), _mitigated(run.cycles))
+
+
+def _of_equal_steps(
+    problem: Problem, trajectories: TrajectorySource, folder: RunFolder, asked: SuiteConfig
+) -> Synthetic:
+    """The set of a run of its own, of so many outer steps in all."""
+    config = problem.config.model_copy(update={"outer_steps": asked.equal_steps})
+    short = replace(problem, config=config)
+    run = Distillation(short, trajectories, InlineScorer(Evaluator(short)), RunFolder(folder.place / "equal-steps"))
+    for _ in run.run():
+        pass
+    return run.as_it_is()
 
 
 def scores(tested: Sequence[Tested], cost: Cost, dataset: MedicalDataset) -> Iterator[Score]:
@@ -125,7 +142,7 @@ class CellTesting:
     def __init__(self, problem: Problem, asked: SuiteConfig) -> None:
         self.evaluator = Evaluator(problem)
         self._settings, self._asked = problem.config.evaluation, asked
-        self._subsets = problem.config.subsets.count
+        self._subsets, self._seed = problem.config.subsets.count, problem.config.seed
 
     def full(self) -> Iterator[Tested]:
         """Of networks trained on all training images."""
@@ -158,7 +175,9 @@ class CellTesting:
             train_on = (made.images, self.evaluator.one_hot(made.classes))
         if condition == "twin":
             for seed in range(self._asked.extra_seeds):
-                images, _ = self.evaluator.random_set(len(made.images) // made.num_classes, seed)
+                # Others for every set: one draw for all would be one finding, however many cells repeat it.
+                draw = self._seed * self._asked.extra_seeds + seed
+                images, _ = self.evaluator.random_set(len(made.images) // made.num_classes, draw)
                 yield from self._train(condition, [(images, made.labels())], recipe, (seed,))
         else:
             yield from self._train(condition, [train_on], recipe)

@@ -204,7 +204,7 @@ class ClassMatching:
     def begin(self, hits: object) -> None:
         """There is nothing to find out first."""
 
-    def prepare(self, outer_step: int) -> None:
+    def prepare(self, outer_step: int, spent: float) -> None:
         """Draws real images and augmentation."""
         at, settings = self._at, self._at.problem.config.matching
         draw = at.seeds.stream("real images", outer_step)
@@ -232,6 +232,7 @@ class ClassMatching:
             loss=float(found.loss),
             inner_lr=float(now.log_lr.exp()),
             skipped=not usable,
+            diverged=not usable,
             phase="match",
             overlap=None,
         )

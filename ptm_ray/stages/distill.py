@@ -75,7 +75,7 @@ class Distillation:
         self.elapsed_s = 0.0
         self.selection = Selection(TeamScorer(scorer, self.team), problem.tensors("val")[1])
         self.rows: list[Row] = []
-        self.skipped_in_a_row = 0
+        self.diverged_in_a_row = 0
         ops = problem.ops if config.images.augment else ()
         network = problem.network(precision=config.student.precision)
         workplace = Workplace(problem, network, seeds, self.learner, ops, self.team)
@@ -112,7 +112,7 @@ class Distillation:
             "matcher": self.matcher.state_dict(),
             "selection": self.selection.state_dict(),
             "rows": [asdict(row) for row in self.rows],
-            "skipped_in_a_row": self.skipped_in_a_row,
+            "diverged_in_a_row": self.diverged_in_a_row,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -123,7 +123,7 @@ class Distillation:
         self._pace()
         self.selection.load_state_dict(state["selection"])
         self.rows = [Row(**row) for row in state["rows"]]
-        self.skipped_in_a_row = state["skipped_in_a_row"]
+        self.diverged_in_a_row = state["diverged_in_a_row"]
 
     def run(self, budget_s: float | None = None, stop_after: float | None = None) -> Iterator[Row]:
         """Yields a row after every outer step, until the settings' outer steps or the budget are spent.
@@ -136,14 +136,13 @@ class Distillation:
         until = most if stop_after is None else min(most, self.step + stop_after)
         while self.step < until:
             started = time.monotonic()
-            spent = budget_s is not None and self.elapsed_s >= budget_s
-            spent, due = self.team.told((spent, started - saved > self.checkpoint_every_s))
-            if spent:
+            spent, due = self.team.told((self._spent(most, budget_s), started - saved > self.checkpoint_every_s))
+            if spent >= 1:
                 break
             if due:
                 self.checkpoint()
                 saved = started
-            row = replace(self._one_step(), elapsed_s=self.elapsed_s)
+            row = replace(self._one_step(spent), elapsed_s=self.elapsed_s)
             self.elapsed_s += time.monotonic() - started
             self.rows.append(row)
             yield row
@@ -152,6 +151,11 @@ class Distillation:
             # After the checkpoint: a run that is resumed with more time must not remember where it once ended.
             self._validate_now()
 
+    def _spent(self, most: float, budget_s: float | None) -> float:
+        """The share of the run that is over: of its outer steps or its time, whichever is more."""
+        in_time = 0.0 if budget_s is None else self.elapsed_s / budget_s if budget_s else 1.0
+        return max(self.step / most, in_time)
+
     def result(self) -> Synthetic:
         """The set that `Selection` keeps."""
         kept, now = self.selection.kept, self.learner.synthetic
@@ -159,16 +163,16 @@ class Distillation:
             return self.learner.result()
         return Synthetic(classes=now.classes.clone(), num_classes=now.num_classes, **kept.learned)
 
-    def _one_step(self) -> Row:
+    def _one_step(self, spent: float) -> Row:
         step = self.step
-        self.matcher.prepare(step)
+        self.matcher.prepare(step, spent)
         if not self.matcher.unfinished and step - self.selection.latest >= self.validate_every:
             self.selection.submit(step, self.learner.result())
         self.selection.collect(wait=False)
         # What is scored after the update is the set of the next step.
         self.step += 1
         row = self.matcher.update(step)
-        self._count_skipped(row.skipped, row.loss)
+        self._count_diverged(row)
         return row
 
     def _first_hits(self) -> Tensor:
@@ -181,15 +185,19 @@ class Distillation:
         images = len(self.learner.synthetic.images)
         self.validate_every = validate_every(self.problem.config, images, self.matcher.passes)
 
-    def _count_skipped(self, skipped: bool, loss: float) -> None:
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+    def _count_diverged(self, row: Row) -> None:
+        self.diverged_in_a_row = self.diverged_in_a_row + 1 if row.diverged else 0
         most = self.problem.config.images.max_skipped
-        if self.skipped_in_a_row > most:
-            alpha = math.exp(float(self.learner.synthetic.log_lr))
-            raise DivergedError(
-                f"{most} updates in a row were skipped (matching loss {loss:.3g}, inner lr down to {alpha:.3g}): "
-                "the student diverges on these experts; lower experts.lr or student.inner_lr, or take more snapshots"
-            )
+        if self.diverged_in_a_row <= most:
+            return
+        what = f"{most} updates in a row were skipped (matching loss {row.loss:.3g}"
+        if self.problem.config.matching.what != "trajectories":
+            raise DivergedError(f"{what}): they are not finite; lower images.lr")
+        alpha = math.exp(float(self.learner.synthetic.log_lr))
+        raise DivergedError(
+            f"{what}, inner lr down to {alpha:.3g}): the student diverges on these experts; lower experts.lr or "
+            "student.inner_lr, or take more snapshots"
+        )
 
     def _validate_now(self, at_least: float = 0.0) -> float:
         """The validation score of the set as it is, waited for; below `at_least` it is not kept."""

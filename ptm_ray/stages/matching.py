@@ -18,7 +18,8 @@ from ptm_ray.stages.team import Team
 class Row:
     """What happened in one outer step; the run's history is made of these.
 
-    `start` and `end` are snapshots; both are 0 where no trajectory is matched.
+    `start` and `end` are snapshots; both are 0 where no trajectory is matched. `skipped`: nothing was moved, either as
+    the update was of no use (`diverged`) or as its loss was above what the method lets pass.
     """
 
     outer_step: int
@@ -31,6 +32,7 @@ class Row:
     phase: str
     overlap: float | None
     elapsed_s: float = 0.0
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Matcher(Protocol):
         """
         ...
 
-    def prepare(self, outer_step: int) -> None:
-        """Draws what the outer step needs."""
+    def prepare(self, outer_step: int, spent: float) -> None:
+        """Draws what the outer step needs; `spent` is the share of the run that is over, from 0 to 1."""
         ...
 
     def update(self, outer_step: int) -> Row:

@@ -2,8 +2,11 @@
 
 Sources: Du et al. 2023 (Sequential subset matching for dataset distillation); Chen et al. 2024 (Data distillation can
 be like vodka: distilling more times for better quality). Not as published: there are fewer stages, of fewer steps, with
-fewer experts, as fits runs of minutes. (Evaluation networks see one subset after another in a benchmark's `published`
-track alone, and else the whole set at once, as with every other method.)
+fewer experts, as fits runs of minutes; and every stage matches as much of the trajectories as the first, where SeqMatch
+gives each a stretch of its own. (Evaluation networks see one subset after another in a benchmark's `published` track
+alone, and else the whole set at once, as with every other method.)
+
+With two subsets, and so at two images per class, the two methods are the same; with one both are MTT.
 """
 
 from collections.abc import Callable
@@ -101,15 +104,16 @@ class StagedMatching:
         """Of the first subset."""
         self.matching.begin(hits)
 
-    def prepare(self, outer_step: int) -> None:
-        """Goes on to the next subset where this one has had its steps."""
+    def prepare(self, outer_step: int, spent: float) -> None:
+        """Goes on to the next subset where this one has had its share of the run, or the steps that settings give."""
         each, last = self._at.problem.config.subsets.steps, len(self.subsets) - 1
-        if len(self.lrs) < min(last, outer_step // each):
+        due = int(spent * len(self.subsets)) if each is None else outer_step // each
+        if len(self.lrs) < min(last, due):
             now: Synthetic = self._at.learner.synthetic
             self.lrs.append(float(now.log_lr_at(AT_THE_FIRST).exp()))
             self.matching = self._stage()
             self.matching.begin(_no_head_start)
-        self.matching.prepare(outer_step)
+        self.matching.prepare(outer_step, spent)
 
     def update(self, outer_step: int) -> Row:
         """Matches with all subsets so far, and moves the latest."""

@@ -106,7 +106,7 @@ class TrajectoryMatching:
         """What overlap mitigation has done so far."""
         return [] if self.mitigation is None else self.mitigation.cycles
 
-    def prepare(self, outer_step: int) -> None:
+    def prepare(self, outer_step: int, spent: float) -> None:
         """Draws segment, expert and batches; looks at the overlap where a look is due."""
         self._segment, expert = self._draw("segment", outer_step, self.segments.schedule)
         # One segment for all matchers, lest some wait for others' longer ones; an expert for each.
@@ -150,6 +150,7 @@ class TrajectoryMatching:
             loss=metrics.loss,
             inner_lr=metrics.inner_lr,
             skipped=metrics.skipped,
+            diverged=metrics.diverged,
             phase=str(phase),
             overlap=metrics.overlap if self._looked is None else self._looked,
         )

@@ -137,6 +137,7 @@ def test_an_update_above_the_gate_is_skipped_and_nothing_else_changes(case):
         metrics = outer_step(network, learner, [Student(start, away, batches)])
         assert 1 < metrics.loss < 5
         assert metrics.skipped == skipped
+        assert not metrics.diverged
         assert (torch.equal(synthetic.images, before[0]), float(synthetic.log_lr) == before[1]) == (skipped, skipped)
 
 
@@ -170,6 +171,7 @@ def test_an_update_that_exploded_is_skipped_and_the_inner_lr_backs_off(case, spo
     before = synthetic.images.clone(), float(synthetic.log_lr)
     metrics = outer_step(network, Learner(synthetic, RATES), [Student(start, target, batches)])
     assert metrics.skipped
+    assert metrics.diverged
     assert torch.equal(synthetic.images, before[0])
     if math.isfinite(before[1]):
         assert float(synthetic.log_lr) == pytest.approx(before[1] + math.log(BACK_OFF))

@@ -60,6 +60,22 @@ def test_rows_that_stand_keep_their_place_and_their_momentum(kind):
 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_rows_that_move_later_than_others_move_as_if_they_were_alone(kind):
+    drawn = [torch.randn(4, 3, generator=torch.Generator().manual_seed(step)) for step in range(60)]
+    first, later = torch.tensor([0, 2]), torch.tensor([1, 3])
+    whole, part = torch.ones(4, 3), torch.ones(2, 3)
+    optimiser, of_part = Optimiser(kind, [(whole, 0.1)]), Optimiser(kind, [(part, 0.1)])
+    for gradient in drawn[:40]:
+        optimiser.step([gradient], first)
+    assert torch.equal(whole[later], part)
+    for step, gradient in enumerate(drawn[40:]):
+        # Together with the others now and then: rows of one parameter that were moved unequally often.
+        optimiser.step([gradient], later if step % 3 else None)
+        of_part.step([gradient[later]])
+        assert torch.equal(whole[later], part), step
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
 def test_a_state_is_a_copy_and_goes_on_as_the_one_it_was_taken_from(kind):
     first = start()
     optimiser = Optimiser(kind, list(zip(first, RATES, strict=True)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ptm_ray.data import load_dataset
-from ptm_ray.data.load import load_training_images
+from ptm_ray.data.load import is_known, load_training_images
 from ptm_ray.errors import DataError
 from tests.files import PARTS, arrays, write_npz
 
@@ -102,6 +102,19 @@ def test_a_medmnist_file_is_found_in_data_root_and_known_by_its_name(real_data, 
         assert "flip" not in dataset.augmentation
     assert by_name.fingerprint == by_path.fingerprint
     assert "zenodo" in by_name.source
+
+
+def test_a_medmnist_set_of_another_size_is_found_by_flag_and_size_and_by_the_name_of_its_file(tmp_path):
+    write_npz(tmp_path / "pneumoniamnist_64.npz", **arrays(side=64, classes=2))
+    whole = load_dataset("pneumoniamnist", size=64, data_root=tmp_path)
+    # As a set's recipe has it.
+    again = load_dataset(whole.name, size=64, data_root=tmp_path)
+    assert (again.name, again.resolution, again.side_matters) == ("pneumoniamnist_64", 64, True)
+    assert again.fingerprint == whole.fingerprint == load_dataset(whole.name, data_root=tmp_path).fingerprint
+    assert is_known(whole.name)
+    assert not is_known("pneumoniamnist_63")
+    with pytest.raises(DataError, match="pneumoniamnist_64 has 64 pixels a side and no other size, not 128"):
+        load_dataset(whole.name, size=128, data_root=tmp_path)
 
 
 def test_what_is_neither_on_disk_nor_downloadable_is_named_with_the_way_out(tmp_path, monkeypatch):

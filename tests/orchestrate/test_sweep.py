@@ -24,10 +24,11 @@ QUICK = merge(
         "evaluation": {"compare_with": []},
     },
 )
-GRID = {"searcher": "grid", "settings": QUICK, "space": {"schedule.kind": ["count", "random"], "seed": [0, 1]}}
-METRIC = "validation_balanced_accuracy"
 #: Trials take turns in one process, which is quicker than starting another.
 IN_TURN = {"cpus_per_trial": 2}
+SPACE = {"schedule.kind": ["count", "random"], "seed": [0, 1]}
+GRID = {"searcher": "grid", **IN_TURN, "settings": QUICK, "space": SPACE}
+METRIC = "validation_balanced_accuracy"
 
 
 def swept(asked, out, experts):
@@ -127,7 +128,7 @@ class Greedy:
 @pytest.fixture(scope="module")
 def single(made):
     """A sweep of one trial that holds both CPUs, what came of it, and whether an evaluator with a CPU had to wait."""
-    out, asked = made[2] / "single", {**GRID, **IN_TURN, "space": {"seed": [0]}}
+    out, asked = made[2] / "single", {**GRID, "space": {"seed": [0]}}
     starved, seen = [], threading.Event()
 
     def watch():
@@ -224,7 +225,7 @@ def test_optuna_and_asha_find_their_way_to_a_best_set(made, tmp_path):
 
 
 def test_trials_are_compared_by_the_metric_asked_for_and_end_once_they_reach_the_score(made, tmp_path):
-    asked = {**GRID, **IN_TURN, "metric": "accuracy", "stop_at": 0.01, "space": {"experts.count": [2, 1]}}
+    asked = {**GRID, "metric": "accuracy", "stop_at": 0.01, "space": {"experts.count": [2, 1]}}
     result = swept(asked, tmp_path / "out", made[2] / "experts")
     rows = table(tmp_path / "out")
     assert all(row["outer_step"] < SETTINGS["outer_steps"] for row in rows)
@@ -242,7 +243,7 @@ def test_trials_are_compared_by_the_metric_asked_for_and_end_once_they_reach_the
 
 def test_a_trial_that_fails_is_in_the_table_and_the_others_go_on(made, tmp_path):
     space = {"student.inner_lr": [0.01, 1e30], "images.max_skipped": [3]}
-    asked = {**GRID, **IN_TURN, "max_failures": 0, "space": space}
+    asked = {**GRID, "max_failures": 0, "space": space}
     result = swept(asked, tmp_path / "out", made[2] / "experts")
     assert (result.trials, result.failed) == (2, 1)
     errors = {row["student.inner_lr"]: row["error"] for row in table(tmp_path / "out")}

@@ -21,11 +21,17 @@ from tests.stages.test_team import distillation
 from tests.stages.test_team import together as team_of
 
 #: Each with a checkpoint, for which Train takes two seconds.
-FEWER = {"outer_steps": 8}
+FEWER = {"outer_steps": 6}
+
+
+@pytest.fixture(scope="module")
+def experts_dir(tmp_path_factory):
+    """Trained by the first test that needs them."""
+    return tmp_path_factory.mktemp("together") / "experts"
 
 
 class Killer:
-    """A watcher that kills a worker once three outer steps are done, and keeps how many it was told of, each time."""
+    """A watcher that kills a worker once two outer steps are done, and keeps how many it was told of, each time."""
 
     def __init__(self):
         self.done, self.killed = [], []
@@ -33,15 +39,17 @@ class Killer:
     def update(self, stage, done, total, words=""):
         if stage == "distilling":
             self.done.append(done)
-            if done > 3 and not self.killed:
+            if done > 2 and not self.killed:
                 self.killed.append(workers_named("RayTrainWorker")[-1].pid)
                 os.kill(self.killed[0], signal.SIGKILL)
 
 
-def test_two_give_the_set_of_a_team_of_two_though_one_is_lost_after_a_checkpoint(ray_cluster, tmp_path, monkeypatch):
+def test_two_give_the_set_of_a_team_of_two_though_one_is_lost_after_a_checkpoint(
+    ray_cluster, tmp_path, experts_dir, monkeypatch
+):
     monkeypatch.setattr(together, "CHECKPOINT_EVERY_S", 0.0)
     watcher, problem = Killer(), small_problem(**FEWER, matchers=2)
-    where = {"out": tmp_path / "out", "experts_dir": tmp_path / "experts", "watcher": watcher}
+    where = {"out": tmp_path / "out", "experts_dir": experts_dir, "watcher": watcher}
     made = ptm.distill(small_dataset(), **where, **{**SETTINGS, **FEWER}, matchers=2)
     first, _ = team_of(problem, tmp_path, InMemory(problem), 2)
     kept = ptm.SyntheticSet.load(made.set)
@@ -59,11 +67,11 @@ def test_two_give_the_set_of_a_team_of_two_though_one_is_lost_after_a_checkpoint
     assert all(step > 1 for step in again), "it began anew"
 
 
-def test_interrupting_them_is_said_as_of_any_run(ray_cluster, tmp_path, wait_until):
+def test_interrupting_them_is_said_as_of_any_run(ray_cluster, tmp_path, experts_dir, wait_until):
     write_dataset(tmp_path / "cells.npz", small_dataset())
     (tmp_path / "quick.json").write_text(json.dumps({**SETTINGS, "outer_steps": 100_000, "matchers": 2}))
-    words = ("distill", "--data", "cells.npz", "--config", "quick.json", "--out", "out", "--experts-dir", "experts")
-    command = interruptible_command(words, tmp_path, ray_cluster["address"])
+    words = ("distill", "--data", "cells.npz", "--config", "quick.json", "--out", "out", "--experts-dir")
+    command = interruptible_command((*words, str(experts_dir)), tmp_path, ray_cluster["address"])
     wait_until(lambda: workers_named("RayTrainWorker"), 200)
     command.send_signal(signal.SIGINT)
     assert_says_that_it_was_interrupted(command)

@@ -319,6 +319,25 @@ def test_robustness_scores_follow_their_formulas_from_plain_accuracies():
     assert "| random |" not in text
 
 
+def test_robustness_compares_networks_of_the_same_seeds():
+    """Of soft labels: with hard ones and on a twin, fewer networks are trained than as the set comes."""
+
+    def of(method, condition, accuracies, seed=0):
+        ipc = 0 if method == "full" else 1
+        more = {"seed": seed, "network": "convnet"}
+        return [
+            row(method, "blood", ipc, 0.1, condition, accuracy=accuracy, evaluation_seed=own, **more)
+            for own, accuracy in enumerate(accuracies)
+        ]
+
+    rows = of("full", "unified", (0.9, 0.8, 0.7)) + of("random", "unified", (0.5, 0.4, 0.3))
+    for seed in (0, 1):
+        rows += of("datm", "unified", (0.8, 0.7, 0.6), seed)
+        rows += of("datm", "hard-labels", (0.8,), seed) + of("datm", "twin", (0.7,), seed)
+    text = section(report(rows), "Robustness")
+    assert line(text, "datm") == f"| datm | +0.100 (1) | +0.100 (1) | {label_robust_score(0.1, 0.1):.3f} (1) | – |"
+
+
 def test_soft_labels_whose_twins_are_to_come_are_not_measured_against_plain_images():
     rows = [row("random", "blood", 1, 0.5), row("datm", "blood", 1, 0.8), row("full", "blood", 0, 0.9)]
     text = section(report(rows, soft_labels=["datm"]), "Robustness")

@@ -1,5 +1,7 @@
 """A cell of a benchmark: what is tested and scored, on which images and labels, by which recipe."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from ptm_ray.stages import cell as stage
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.checkpoints import RunFolder
 from tests.small import SETTINGS, InMemory, small_dataset
+from tests.stages.test_distill import ScriptedScorer, distillation
 
 ASKED = {
     "name": "small",
@@ -21,9 +24,9 @@ ASKED = {
 }
 
 
-def run(folder, method, **changes):
+def run(folder, method, seed=0, **changes):
     asked = SuiteConfig.of({**ASKED, **changes})
-    (cell,) = (cell for cell in asked.cells() if cell.method == method and cell.seed == 0)
+    (cell,) = (cell for cell in asked.cells() if cell.method == method and cell.seed == seed)
     problem = Problem(small_dataset(), asked.config(cell)).check()
     tested, cost = stage.run_cell(problem, InMemory(problem), RunFolder(folder), asked, cell)
     return problem, list(stage.scores(tested, cost, problem.dataset))
@@ -112,6 +115,25 @@ def test_soft_labels_have_hard_ones_and_a_twin_beside_them(tmp_path, trained):
     assert [int(classes[row]) for row in rows] == [0, 0, 1, 1, 2, 2]
 
 
+def test_every_set_has_a_twin_of_its_own(tmp_path, trained):
+    asked = {"seeds": 2, "conditions": ["unified", "twin"], "settings": {**SETTINGS, "outer_steps": 1}}
+    for seed in (0, 1):
+        run(tmp_path / str(seed), "datm", seed, **asked)
+    _, _, (one, *_, first), _, _, (other, *_, second) = trained
+    assert not torch.equal(one, other)
+    # Its network is that of the set's own first one all the same.
+    assert first == second == 0
+
+
+def test_a_set_that_is_kept_as_it_began_has_no_inner_lr_to_be_published_at(tmp_path, monkeypatch):
+    scorer = ScriptedScorer(0.9, 0.2)
+    scorer.images = len(small_dataset().val)
+    monkeypatch.setattr(stage, "InlineScorer", lambda evaluator: scorer)
+    _, scores = run(tmp_path, "ptm", conditions=["unified", "published"])
+    assert conditions(scores) == [("unified", 0), ("unified", 1)]
+    assert scores[0]["outer_steps"] == 8
+
+
 def test_images_as_they_are_have_nothing_learned_to_be_scored(tmp_path):
     _, scores = run(tmp_path, "herding")
     assert conditions(scores) == [("unified", 0), ("unified", 1), ("no-augmentation", 0)]
@@ -142,6 +164,23 @@ def test_subsets_are_published_one_after_another_and_unified_at_once(tmp_path, m
     assert torch.equal(both[0], images)
     assert torch.equal(first[0], images[[0, 2, 4]])
     assert torch.equal(first[1], labels[[0, 2, 4]])
+
+
+def test_methods_whose_subsets_share_a_run_have_one_of_equal_steps_for_it(tmp_path, trained):
+    settings = {**SETTINGS, "schedule": {"kind": "random"}, "outer_steps": 8}
+    asked = {"methods": ["pdd"], "conditions": ["unified", "equal-steps"], "settings": settings}
+    problem, scores = run(tmp_path / "cell", "pdd", **asked)
+    assert conditions(scores) == [("unified", 0), ("unified", 1), ("equal-steps", 0)]
+    early = trained[-1][0]
+
+    def after_equal_steps(outer_steps):
+        config = problem.config.model_copy(update={"outer_steps": outer_steps})
+        alone = distillation(replace(problem, config=config), tmp_path / str(outer_steps))
+        list(alone.run(stop_after=ASKED["equal_steps"]))
+        return alone.learner.result().images
+
+    assert torch.equal(early, after_equal_steps(ASKED["equal_steps"]))
+    assert not torch.equal(early, after_equal_steps(8))
 
 
 def test_full_data_is_all_training_images_for_as_long_as_they_need(tmp_path, trained):

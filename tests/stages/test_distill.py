@@ -19,7 +19,7 @@ from ptm_ray.stages.initial_set import initial_set
 from ptm_ray.stages.scoring import Evaluator, InlineScorer
 from ptm_ray.stages.trajectory_matching import PASSES_OF_INNER_STEP
 from ptm_ray.store.checkpoints import RunFolder
-from tests.small import InMemory, small_problem
+from tests.small import SETTINGS, InMemory, small_problem
 
 EVERYTHING = {
     "ipc": 4,
@@ -252,6 +252,17 @@ def test_a_student_that_always_explodes_stops_the_run_with_the_reason(tmp_path):
     with pytest.raises(DivergedError, match=r"3 updates in a row.*inner lr"):
         list(run.run())
     assert torch.equal(run.learner.synthetic.images, before)
+
+
+def test_a_gate_that_lets_nothing_pass_ends_no_run(tmp_path):
+    """DATM's: what it leaves out says nothing of the student."""
+    images = {"max_skipped": 3, "skip_above": 1e-9, "explode_at": 1e9}
+    run = distillation(small_problem(images=images, overlap={"enabled": False}), tmp_path, ScriptedScorer(0.5))
+    before = float(run.learner.synthetic.log_lr)
+    rows = list(run.run())
+    assert len(rows) == SETTINGS["outer_steps"]
+    assert all(row.skipped and not row.diverged for row in rows)
+    assert float(run.learner.synthetic.log_lr) == before
 
 
 def test_an_inner_lr_that_is_too_large_backs_off_and_the_run_goes_on(tmp_path):

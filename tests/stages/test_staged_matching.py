@@ -1,9 +1,12 @@
 """SeqMatch and PDD: which images move in which stage, and what the experts of a stage have learned before."""
 
+import itertools
+
 import pytest
 import torch
 
 from ptm_ray.core.unroll import roll_out
+from ptm_ray.stages import distill as stages_distill
 from ptm_ray.stages import staged_matching
 from ptm_ray.stages.staged_matching import subset_rows
 from tests.small import InMemory, small_problem
@@ -13,7 +16,7 @@ STAGED = {
     "ipc": 4,
     "outer_steps": 9,
     "schedule": {"kind": "random"},
-    "subsets": {"count": 3, "steps": 3, "train_steps": 2, "experts": 1},
+    "subsets": {"train_steps": 2, "experts": 1},
 }
 
 
@@ -40,6 +43,26 @@ def test_straight_lines_of_later_stages_end_where_experts_do(tmp_path):
     schedule = {**STAGED["schedule"], "path": "straight", "start_max": 0, "length": 1}
     run = distillation(problem_of("pdd", schedule=schedule), tmp_path)
     assert len(list(run.run())) == STAGED["outer_steps"]
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_subsets_have_equal_shares_of_the_run_or_the_steps_that_are_given(tmp_path, steps):
+    run = distillation(problem_of("pdd", subsets={**STAGED["subsets"], "steps": steps}), tmp_path)
+    stages = []
+    for _ in range(STAGED["outer_steps"]):
+        list(run.run(stop_after=1))
+        stages.append(len(run.matcher.lrs))
+    assert stages == ([0, 0, 0, 1, 1, 1, 2, 2, 2] if steps is None else [0, 0, 1, 1, 2, 2, 2, 2, 2])
+
+
+def test_where_time_runs_out_sooner_it_is_time_that_subsets_share(tmp_path, monkeypatch):
+    run = distillation(problem_of("pdd", outer_steps=100_000), tmp_path)
+    seconds = itertools.count()
+    monkeypatch.setattr(stages_distill.time, "monotonic", lambda: float(next(seconds)))
+    stages = {len(run.matcher.lrs): row.elapsed_s for row in run.run(budget_s=run.elapsed_s + 60)}
+    assert stages.keys() == {0, 1, 2}
+    whole = stages[2]
+    assert stages[0] < 0.4 * whole < 0.6 * whole < stages[1] < 0.75 * whole
 
 
 def test_there_are_no_more_subsets_than_images_of_a_class():
