@@ -105,6 +105,8 @@ def distill(
     as it goes on. Raises `PtmError` of some kind, before any expert trains, for settings, images or folders that can't
     be.
     """
+    if budget_minutes is not None and budget_minutes <= 0:
+        raise ConfigError(f"budget_minutes must be above 0, got {budget_minutes:g}")
     config = _config(data, config, settings)
     dataset = _dataset(data or config.data, config, data_root)
     return on_ray.distill(
@@ -301,7 +303,8 @@ def as_scored(
         labels, probabilities = split.labels, np.eye(len(names), dtype=np.float32)[split.labels]
     if len(names) != dataset.num_classes:
         raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")
-    ipc = max(1, int(np.bincount(labels).max()))
+    # Random images beside it are as many in all, where its classes have unequally many.
+    ipc = max(1, round(len(labels) / dataset.num_classes))
     config = config.replace(ipc=ipc, images={"init": "noise"})
     if isinstance(made, SyntheticSet):
         problem = SeenAsMade(dataset, config, of_set=made.whitening).check()

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ptm_ray.api import as_scored, export, load_dataset
+from ptm_ray.api import as_scored, distill, export, load_dataset
 from ptm_ray.config.files import resolve
 from ptm_ray.config.presets import METHODS
 from ptm_ray.data.dataset import Split
-from ptm_ray.errors import DataError
+from ptm_ray.errors import ConfigError, DataError
 from ptm_ray.orchestrate.distill import synthetic_set
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet
@@ -74,6 +74,20 @@ def test_pictures_of_another_are_read_as_large_as_the_datasets_images(tmp_path):
     pixels = np.stack([picture(data.resolution, seed=seed) for _ in data.class_names for seed in (0, 1)])
     problem, images, _ = as_scored(tmp_path / "pictures", data)
     assert np.array_equal(images, problem.normalise(pixels))
+
+
+def test_beside_a_set_of_unequal_classes_stand_as_many_random_images_in_all(tmp_path):
+    data = small_dataset()
+    write_classes(tmp_path, dict(zip(data.class_names, (7, 1, 1), strict=True)), side=data.resolution)
+    problem, images, _ = as_scored(tmp_path, data)
+    assert (len(images), problem.config.ipc) == (9, 3)
+
+
+@pytest.mark.parametrize("minutes", [0, -1.5])
+def test_no_time_is_no_way_to_be_handed_the_real_images_as_a_set(tmp_path, minutes):
+    with pytest.raises(ConfigError, match=f"budget_minutes must be above 0, got {minutes:g}"):
+        distill(small_dataset(), out=tmp_path / "out", budget_minutes=minutes)
+    assert not (tmp_path / "out").exists()
 
 
 def test_classes_are_those_of_the_same_names_in_whatever_order(tmp_path):

@@ -1,5 +1,6 @@
 """`ptm-ray bench`: methods compared fairly."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from ptm_ray.errors import ConfigError
 ABOUT = """Distils several datasets by several methods, each on one core within one time budget, and scores all sets by
 one protocol. Methods share experts where they can. Writes a tidy table of every trained network (cells.parquet), tables
 for people (results.md) and pictures. A benchmark that was stopped goes on when the same command is given again; a cell
-that failed is recorded with its error and tried again then.
+that failed is recorded with its error and tried again then; the exit code is 1 where one did.
 
 SUITE (TOML) says what to compare; tune_configs/suites holds ready ones:
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
             out=asked.out or f"runs/bench-{suite.name}",
             experts_dir=asked.experts_dir,
             data_root=asked.data_root,
-            only=asked.only.split(",") if asked.only else (),
+            only=[name.strip() for name in asked.only.split(",")] if asked.only else (),
             workers=asked.workers,
             gpus_per_worker=asked.gpus_per_worker,
             watcher=bars,
@@ -70,3 +71,5 @@ def main(argv: Sequence[str]) -> None:
     print(f"cells    {result.cells}{failed}\ntable    {result.table}\nreport   {result.report}")
     if asked.json:
         last_line(result.to_json())
+    if result.failed:
+        sys.exit(1)

@@ -51,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
             # which is imported with them, every time. Others are read first, so that bad ones are refused at once.
             stack.enter_context(connected(asked.workers))
         dataset = reading.result()
+        bars.say(f"{dataset.name}: {dataset.summary}")
         for note in dataset.notes:
             bars.say(f"{dataset.name}: {note}")
         result = ptm.distill(

@@ -37,6 +37,11 @@ def _memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
+def _there(folder: Path) -> Path:
+    """Itself or, before it is made, the nearest folder above it."""
+    return next(above for above in (folder, *folder.parents) if above.exists())
+
+
 def _has_bfloat16() -> bool:
     """Whether convolutions on CPUs have instructions for it; without them they take many times as long."""
     import torch
@@ -69,7 +74,7 @@ def look(data_root: Path | None) -> dict[str, Any]:
         },
         "experts_dir": str(experts),
         "experts_kept": len(list(experts.glob("*/expert-*.arrow"))),
-        "disk_free_gib": round(shutil.disk_usage(Path.home()).free / 2**30, 1),
+        "disk_free_gib": round(shutil.disk_usage(_there(experts)).free / 2**30, 1),
     }
 
 

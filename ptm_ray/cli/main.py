@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ptm_ray import __version__
 from ptm_ray.cli import audit, bench, distill, doctor, evaluate, experts, export, submit, sweep
 from ptm_ray.cli.flags import one_line
-from ptm_ray.errors import ConfigError, PtmError, Terminated, WorkerFailed, did_you_mean
+from ptm_ray.errors import ConfigError, DivergedError, PtmError, Terminated, WorkerFailed, did_you_mean
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "distill": (distill.main, "real images in, an evaluated and shareable synthetic set out"),
@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "submit": (submit.main, "any of these as a job on a Ray cluster"),
     "doctor": (doctor.main, "what this machine has: versions, cores, memory, GPUs, Ray, datasets"),
 }
+#: Those that go on where they were stopped.
+GO_ON = ("distill", "experts", "sweep", "bench", "audit")
 
 
 def usage() -> str:
@@ -57,13 +59,15 @@ def main() -> None:
     143: told to end."""
     try:
         run(sys.argv[1:])
-    except WorkerFailed as error:
+    except (WorkerFailed, DivergedError) as error:
         sys.exit(f"ptm-ray: {one_line(error)}")
     except PtmError as error:
         print(f"ptm-ray: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
-        print("ptm-ray: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        goes_on = sys.argv[1:2] and sys.argv[1] in GO_ON
+        way_on = "; the same command goes on from the last checkpoint" if goes_on else ""
+        print(f"ptm-ray: interrupted{way_on}", file=sys.stderr)
         sys.exit(143 if isinstance(error, Terminated) else 130)
     except BrokenPipeError:
         # The reader has seen enough, as `head` has; Python would complain once more when it flushes at exit.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ptm_ray.cli.flags import SaysDefault, Switch, parse
+from ptm_ray.cli.flags import SaysDefault, Switch, parse, value_of
 from ptm_ray.config.files import read_table
 from ptm_ray.errors import ConfigError
 
@@ -17,8 +17,14 @@ command are the cluster's, and experts and results belong into a folder that all
   ptm-ray submit --address http://HEAD:8265 -- distill --data pneumoniamnist --ipc 10 --data-root /shared/medmnist \\
       --experts-dir /shared/experts --out /shared/runs/pneumonia
 
-Interrupted, it stops watching and says how to stop the job, which goes on.
+Folders called runs, .venv or .git stay here. Interrupted, it stops watching and says how to stop the job, which goes
+on.
 """
+#: Commands that leave something behind.
+WRITING = ("distill", "experts", "sweep", "bench")
+LOST_WITH_THE_JOB = (
+    "what the command writes stays with the job, on one machine; give a folder that all machines see, or an s3:// URL"
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ def main(argv: Sequence[str]) -> None:
         raise ConfigError("nothing to submit; put a command of ptm-ray after --, such as -- distill --data cellphantom")
     if not asked.working_dir.is_dir():
         raise ConfigError(f"no folder {asked.working_dir}; check --working-dir")
+    lacking = [flag for flag in ("--out", "--experts-dir") if command[0] in WRITING and value_of(command, flag) is None]
+    if lacking:
+        print(f"ptm-ray: without {' and '.join(lacking)} {LOST_WITH_THE_JOB}", file=sys.stderr)
     environment = read_table(asked.runtime_env) if asked.runtime_env else {}
     from ptm_ray.orchestrate.jobs import Cluster
 

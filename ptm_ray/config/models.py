@@ -109,8 +109,8 @@ class ScheduleSettings(Settings):
     """progress: the end grows as the student learns. count: it grows with the outer steps. random: MTT, a short segment
     from a random start. window: DATM, the same, from a range of starts that widens with the outer steps."""
     start: Count | None = None
-    """progress, count: fixed start snapshot; by default the last up to which experts surely know less of the validation
-    images than the first synthetic images teach: 0 from noise, later the more real images a set begins with."""
+    """progress, count: fixed start snapshot; by default the last one whose experts surely score lower on validation
+    than networks trained on the initial set: 0 from noise, later the more real images a set begins with."""
     end_min: Positive | None = None
     """progress, count: first end snapshot; by default half way from the start to the last."""
     end_max: Positive | None = None
@@ -118,7 +118,7 @@ class ScheduleSettings(Settings):
     threshold: Rate = 0.6
     """progress: the end moves on once the smoothed matching loss is below this."""
     patience: Positive = 15
-    """progress: … or after this many outer steps at one end."""
+    """progress: … or after this many outer steps at one end, later segments (`later_share`) left out."""
     growth: Positive = 200
     """count: outer steps over which the end grows from `end_min` to `end_max`. window: over which the latest start does
     from `start_first` to `start_max`."""

@@ -21,7 +21,7 @@ FIXED_FROM_THE_START = (
     *EXPERT_SETTINGS,
     *("ipc", "seed", "schedule.start", "student.inner_lr", "student.inner_lr_by_segment"),
     *("overlap.enabled", "images.init", "images.optimiser", "images.soft_labels", "images.label_init", "images.ema"),
-    "matching.easy_base",
+    *("matching.what", "matching.easy_base", "subsets"),
 )
 #: What no two trials differ in, and why.
 SHARED = {

@@ -13,7 +13,13 @@ from ptm_ray.errors import DataError
 #: Augmentation for images without a meaningful side, and without colour. See `MedicalDataset.augmentation`.
 COLOUR_OPS = ("flip", "scale", "rotate", "crop", "cutout", "brightness", "saturation", "contrast")
 #: What folders and tables may call a split → what it is called here.
-SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+#: Classes that a summary names.
+MOST_SHOWN = 12
 #: Floats that come to fewer grey levels than this were on another scale than ours.
 FEWEST_LEVELS = 32
 
@@ -87,6 +93,18 @@ class MedicalDataset:
     @property
     def resolution(self) -> int:
         return int(self.train.images.shape[1])
+
+    @property
+    def summary(self) -> str:
+        """What it is in one line, for whoever is about to spend hours on it."""
+        counts = np.bincount(self.train.labels, minlength=self.num_classes)
+        named = [f"{name} {count}" for name, count in zip(self.class_names, counts, strict=True)]
+        shown = ", ".join(named if len(named) <= MOST_SHOWN else [*named[:MOST_SHOWN], "…"])
+        colour = "in colour" if self.channels == 3 else "in grayscale"
+        return (
+            f"{self.num_classes} classes ({shown}), {len(self.train)} training, {len(self.val)} validation and "
+            f"{len(self.test)} test images of {self.resolution}×{self.resolution} pixels {colour}"
+        )
 
     @property
     def augmentation(self) -> tuple[str, ...]:

@@ -63,8 +63,9 @@ def _parts(root: Path) -> dict[str, Path]:
     there = _folders(root)
     called = {folder.name: SPLITS.get(folder.name.lower()) for folder in there}
     if "train" not in called.values():
-        lone = [name for name in ("val", "test") if name in called]
-        if lone:
+        lone = [name for name, part in called.items() if part]
+        # A class may be called valid, or training; hardly all of them.
+        if lone and (len(lone) == len(called) or {"val", "test"} & called.keys()):
             raise DataError(f"{root} has {' and '.join(lone)} but no train folder; add it, or keep class folders alone")
         return {"train": root}
     parts: dict[str, Path] = {}

@@ -16,14 +16,14 @@ Pixels = npt.NDArray[np.generic]
 
 #: Of intervals and bounds.
 CONFIDENCE = 0.95
-#: Share of those that were not in that may be taken for such as were, where true positives are counted.
+#: False positive rate at which the true positive rate is told.
 FALSE_POSITIVES = 0.01
 #: The bound is tried with so many canaries at either end of the scores, as shares of all: few where an attack is sure
 #: of some, many where it is a little right about all.
 GUESSED = (1 / 2, 1 / 4, 1 / 8, 1 / 16)
 #: Probabilities below this are taken for it, as networks round their own.
 SMALLEST = 1e-12
-#: Beside a root that is not meant.
+#: Distance that is kept from the equation's trivial root.
 TINY = 1e-9
 #: Real images, at the most, whose distances say what is usual.
 UNSEEN = 500

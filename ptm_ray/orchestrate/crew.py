@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError
 from ptm_ray.errors import PtmError, WorkerFailed
 from ptm_ray.orchestrate.workers import LOST, start_workers
 
-#: What a worker was lost over is tried this often.
+#: Attempts at a task whose worker is lost each time.
 TRIES = 3
 #: Seconds that a job without any worker left waits for one.
 WAIT_LIMIT_S = 300.0

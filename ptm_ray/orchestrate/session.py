@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,14 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from ptm_ray.errors import ConfigError, Terminated, WorkerFailed, first_line
+
+#: Seconds that a cluster whose nodes come and go is given to grow to the workers asked for: an environment variable, as
+#: it is the cluster that knows. Others are refused what they have not at once.
+WAIT_FOR_NODES = "PTM_RAY_WAIT_FOR_NODES_S"
+#: Seconds between two looks at whether they have come.
+LOOK_EVERY_S = 1.0
+
+log = logging.getLogger(__name__)
 
 
 def _private_token() -> None:
@@ -101,14 +110,15 @@ def interruptible() -> Iterator[None]:
 
 def count_workers(asked: int | None, gpus: float = 0.0) -> int:
     """One-CPU workers to start, with a share of a GPU each where `gpus` says so: as asked, else as many as there is
-    room for. Raises `ConfigError` beyond that.
+    room for. A cluster whose nodes come and go is given time to grow to that. Raises `ConfigError` for more.
     """
-    cluster = ray.cluster_resources()
-    there = max(1, int(cluster.get("CPU", 1)))
     if gpus < 0:
         raise ConfigError(f"a worker's share of a GPU must be 0 or more, got {gpus:g}")
+    _await_nodes(asked or 1, gpus)
+    cluster = ray.cluster_resources()
+    there = max(1, int(cluster.get("CPU", 1)))
     if gpus:
-        room = int(cluster.get("GPU", 0.0) / gpus + 1e-9)
+        room = _room(gpus)
         if room < max(1, asked or 1):
             raise ConfigError(
                 f"{asked or 1} workers with {gpus:g} of a GPU each asked for, but Ray has {cluster.get('GPU', 0.0):g} "
@@ -118,5 +128,32 @@ def count_workers(asked: int | None, gpus: float = 0.0) -> int:
     if asked is None:
         return there
     if asked > there:
-        raise ConfigError(f"{asked} workers asked for, but Ray has {there} CPUs; lower --workers or add nodes")
+        raise ConfigError(f"{asked} workers asked for, but Ray has {_room(0)} CPUs; lower --workers or add nodes")
     return asked
+
+
+def _room(gpus: float) -> int:
+    """How many workers the nodes that are there can hold at once."""
+    cluster = ray.cluster_resources()
+    room = int(cluster.get("CPU", 0.0))
+    return min(room, int(cluster.get("GPU", 0.0) / gpus + 1e-9)) if gpus else room
+
+
+def _await_nodes(workers: int, gpus: float) -> None:
+    """Asks the cluster's autoscaler for nodes that hold so many workers, and waits for them, but not for ever."""
+    limit_s = float(os.environ.get(WAIT_FOR_NODES, "0"))
+    if limit_s <= 0 or _room(gpus) >= workers:
+        return
+    log.warning("waiting for nodes: there is room for %d of %d workers", _room(gpus), workers)
+    # Takes a moment to import, which others need not wait for.
+    from ray.autoscaler.sdk import request_resources
+
+    bundle = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
+    request_resources(bundles=[bundle] * workers)
+    try:
+        deadline = time.monotonic() + limit_s
+        while _room(gpus) < workers and time.monotonic() < deadline:
+            time.sleep(LOOK_EVERY_S)
+    finally:
+        # What is asked for is kept until something else is, long after this job has ended.
+        request_resources(bundles=[])

@@ -92,16 +92,16 @@ def sweep(
     out, experts_root = out.absolute(), experts_root.absolute()
     with connected(workers):
         # Before the folder is claimed: what is refused here is mended in the file, which is then another sweep.
-        _require_resources(asked)
         gpus = asked.gpus_per_trial
         count_workers(workers, gpus)
+        _require_resources(asked)
         RunFolder(out).claim({"sweep": asked.model_dump(mode="json"), "dataset": dataset.fingerprint})
         buffers = _buffers(problems, experts_root, workers, gpus, watcher)
         # In a list, so that it arrives as a reference and images travel once a node.
         held = [ray.put(dataset)]
         evaluators = _evaluators(asked.evaluators)
         try:
-            found = _trials(asked, held, buffers, evaluators, out, watcher)
+            found = _trials(asked, held, buffers, evaluators, out, workers, watcher)
         finally:
             for evaluator in evaluators:
                 ray.kill(evaluator)
@@ -242,6 +242,7 @@ def _trials(
     buffers: dict[str, TrajectoryBuffer],
     evaluators: list[Any],
     out: Place,
+    workers: int | None,
     watcher: Watcher,
 ) -> list[Any]:
     """Runs the trials, or goes on with those that are unfinished; their results in the order of their names."""
@@ -266,7 +267,7 @@ def _trials(
                 num_samples=asked.trials,
                 search_alg=_searcher(asked),
                 scheduler=_scheduler(asked),
-                max_concurrent_trials=concurrent_trials(asked),
+                max_concurrent_trials=concurrent_trials(asked, workers),
                 trial_dirname_creator=lambda made: f"trial-{made.trial_id}",
                 # A process takes seconds to import what a trial needs, and a population's trials change hands often.
                 reuse_actors=True,
@@ -314,10 +315,11 @@ def _can_go_on(held: str, filesystem: fs.FileSystem | None) -> bool:
     return intact and tune.Tuner.can_restore(held, filesystem)
 
 
-def concurrent_trials(asked: SweepConfig) -> int:
-    """As many as the cluster's CPUs and GPUs hold at once."""
+def concurrent_trials(asked: SweepConfig, workers: int | None) -> int:
+    """As many as the cluster's CPUs and GPUs hold at once; with `workers`, as so many of its CPUs do."""
     there = ray.cluster_resources()
-    fits = [there.get("CPU", 1.0) / asked.cpus_per_trial]
+    cpus = there.get("CPU", 1.0)
+    fits = [(cpus if workers is None else min(cpus, workers)) / asked.cpus_per_trial]
     if asked.gpus_per_trial:
         fits.append(there.get("GPU", 0.0) / asked.gpus_per_trial)
     return max(1, int(min(fits)))

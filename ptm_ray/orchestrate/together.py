@@ -36,7 +36,7 @@ from ptm_ray.store.checkpoints import RunFolder
 
 #: Train's folder in that of the run, which it goes on from.
 NAME = "together"
-#: Times that the workers are started again after one was lost, and that it is tried again to start them, a minute each.
+#: Restarts of the workers after one was lost; also attempts, a minute each, at getting them at all.
 MAX_FAILURES = 3
 #: Seconds between two looks at how far the workers are.
 LOOK_EVERY_S = 0.5

@@ -47,7 +47,7 @@ class Workplace:
     team: Team
 
     def fresh_parameters(self, outer_step: int) -> Float[Tensor, " params"]:
-        """Of a network that has learned nothing, an outer step's own."""
+        """Newly drawn parameters, from the outer step's own stream."""
         return self.network.init(self.seeds.stream("matching network", outer_step)).to(self.problem.device)
 
 

@@ -106,7 +106,7 @@ class Problem:
         return tuple(step * size / len(self.dataset.train) for step in self.snapshot_steps())
 
     def on(self, device: str) -> "Problem":
-        """The same there; itself where it is there already, with what it has found out of its images."""
+        """This problem with its tensors on `device`; itself, with what it has cached, where they are there already."""
         return self if device == self.device else replace(self, device=device)
 
     def check(self) -> "Problem":

@@ -87,7 +87,7 @@ class Segments:
         return self.covered(segment) / self._usually_covered
 
     def position(self, segment: Segment, progress: Progress) -> Position:
-        """What α is learned by; where all segments are progressive, by nothing: it would be learned twice over."""
+        """What α depends on. Where all segments are progressive it is one number: a slope would double `log_lr`."""
         if isinstance(self.schedule, Growing):
             return ANYWHERE
         if isinstance(self.searched, Growing) and segment == self.searched.at(progress):

@@ -115,7 +115,8 @@ class SyntheticSet:
             raise StoreError(f"{place} is no synthetic set: {lost} is missing") from None
         except (pa.ArrowInvalid, KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
             raise StoreError(f"{place} is a damaged synthetic set ({type(error).__name__}: {error})") from error
-        recipe.pop("format", None)
+        if (form := recipe.pop("format", FORMAT)) != FORMAT:
+            raise StoreError(f"{place} has format {form!r}, this version reads {FORMAT}; update ptm-ray")
         return cls(images, pixels, labels, soft, recipe, zca)
 
     def _table(self) -> pa.Table:

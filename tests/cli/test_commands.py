@@ -86,6 +86,8 @@ def test_progress_goes_to_standard_error_and_the_scores_to_standard_output(disti
     assert "picture" in distilled.stdout
     assert "evaluating" not in distilled.stdout
     assert "evaluating" in distilled.stderr
+    assert "cells: 3 classes (" in distilled.stderr
+    assert "120 training, 30 validation and 45 test images of 16×16 pixels in colour" in distilled.stderr
     assert "Traceback" not in distilled.stderr
 
 

@@ -14,6 +14,7 @@ import ray
 import yaml
 
 from ptm_ray.cli.main import COMMANDS
+from ptm_ray.orchestrate.session import WAIT_FOR_NODES
 from tests.namespaces import ALONE, namespaces_allowed
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
@@ -88,6 +89,10 @@ def test_the_standing_cluster_has_cpus_and_gpus_that_come_and_go():
     groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
     assert groups.keys() == {"cpu", "gpu"}
     assert all(group["minReplicas"] == 0 < group["maxReplicas"] for group in groups.values())
+    (head,) = spec["headGroupSpec"]["template"]["spec"]["containers"]
+    # Without it, commands refuse what is not there yet.
+    assert [one["name"] for one in head["env"]] == [WAIT_FOR_NODES]
+    assert WAIT_FOR_NODES in (CLUSTER / "aws.yaml").read_text()
     (container,) = groups["gpu"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
 

@@ -39,7 +39,9 @@ def test_train_val_and_test_folders_are_the_splits(tmp_path):
     assert len(dataset.notes) == 1
 
 
-@pytest.mark.parametrize("names", [("train", "valid", "test"), ("Train", "validation", "TEST")])
+@pytest.mark.parametrize(
+    "names", [("train", "valid", "test"), ("Train", "validation", "TEST"), ("Training", "val", "Testing")]
+)
 def test_folders_of_splits_may_be_called_otherwise(tmp_path, names):
     for name, count in zip(names, (4, 2, 3), strict=True):
         write_classes(tmp_path / name, {"a": count, "b": count})
@@ -58,7 +60,8 @@ def test_folders_of_splits_may_be_called_otherwise(tmp_path, names):
     [
         (("train", "extra"), "has 'extra' beside its train folder; call it val or test, or move it away"),
         (("train", "val", "valid"), "has both val and valid, which are one split; keep one"),
-        (("val", "test"), "has val and test but no train folder"),
+        (("val", "test"), "has test and val but no train folder"),
+        (("Validation", "Testing"), "has Testing and Validation but no train folder"),
     ],
 )
 def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path, names, words):

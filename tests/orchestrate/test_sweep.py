@@ -31,9 +31,9 @@ GRID = {"searcher": "grid", **IN_TURN, "settings": QUICK, "space": SPACE}
 METRIC = "validation_balanced_accuracy"
 
 
-def swept(asked, out, experts):
+def swept(asked, out, experts, workers=1):
     """One worker trains experts and scores the best set: starting a second one takes longer than it saves."""
-    return ptm.sweep(asked, small_dataset(), out=out, experts_dir=experts, workers=1)
+    return ptm.sweep(asked, small_dataset(), out=out, experts_dir=experts, workers=workers)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_a_population_copies_and_perturbs(made, tmp_path):
         "settings": {**QUICK, "outer_steps": 24},
         "space": {"images.lr": {"low": 0.001, "high": 0.5, "log": True}},
     }
-    result = swept(asked, tmp_path / "out", made[2] / "experts")
+    result = swept(asked, tmp_path / "out", made[2] / "experts", workers=2)
     assert (result.trials, result.failed) == (2, 0)
     (log,) = (tmp_path / "out" / "tune").rglob("pbt_global.txt")
     exchanges = [json.loads(line) for line in log.read_text().splitlines()]

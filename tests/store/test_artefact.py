@@ -101,6 +101,14 @@ def test_a_missing_or_damaged_file_is_named(tmp_path, name):
         SyntheticSet.load(tmp_path)
 
 
+def test_a_set_of_a_later_format_is_refused(tmp_path):
+    made().save(tmp_path)
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    with pytest.raises(StoreError, match="has format 2, this version reads 1; update ptm-ray"):
+        SyntheticSet.load(tmp_path)
+
+
 def test_the_recipe_is_plain_json(tmp_path):
     made().save(tmp_path)
     assert json.loads((tmp_path / "recipe.json").read_text())["inner_lr"]["progressive"] == 0.02

@@ -61,7 +61,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled at its first call for a type of number. Whatever was put around the function stays outside.
 
     It may call compiled functions of its own file alone: what is kept of it knows nothing of a change in others.
-    Nothing may be assumed to be finite: a student that diverged must be seen to.
+    Values that are not finite must come through ("nnan" and "ninf" are left out): a student that diverged must be seen.
     """
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
     inner = inspect.unwrap(function)

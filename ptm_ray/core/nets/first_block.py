@@ -126,7 +126,7 @@ class FirstBlock:
             loops.put_back(np.matmul(own.transpose(0, 2, 1), memory), of_images[part])
 
     def _pass_back(self, grad: Array, part: slice, memory: Array, passed: Arrays) -> None:
-        """Of some images what passes back, summed over pixels: times what they see, and as it is."""
+        """For some images, what passes back, summed over pixels: weighted by the patches seen, and unweighted."""
         (around, total), maps = passed, len(self._kernel)
         loops.pass_back(grad[part], self._width, self._passes[part], memory, 0, total[part])
         np.matmul(memory[:, :maps], memory[:, maps:-1].transpose(0, 2, 1), out=around[part])
