@@ -61,6 +61,9 @@ class Source:
     source: str = ""
     side_matters: bool = False
     notes: tuple[str, ...] = field(default=())
+    #: Of each split, whose images they are, by number, (n,); empty where that is not told. Needed for cutting splits,
+    #: and not kept longer.
+    patients: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,22 @@ def numbered_classes(highest: int, num_images: int, where: str) -> tuple[str, ..
 def task_of(num_classes: int) -> str:
     """MedMNIST's word for it."""
     return "binary-class" if num_classes == 2 else "multi-class"
+
+
+def numbered_patients(told: Mapping[str, Sequence[object]], where: str) -> dict[str, npt.NDArray[np.int64]]:
+    """Split → whose images they are, (n,), by a number for each name; who has none stands for nobody else.
+
+    `told` has a name or number for every image of each split.
+    """
+    numbers: dict[object, int] = {}
+    found = {}
+    for part, names in told.items():
+        own = [object() if name is None or name != name or name == "" else name for name in names]
+        try:
+            found[part] = np.array([numbers.setdefault(name, len(numbers)) for name in own], dtype=np.int64)
+        except TypeError as error:
+            raise DataError(f"{where}: a patient is a name or a number, one for every image ({error})") from error
+    return found
 
 
 def check_labels(split: Split, class_names: Sequence[str], where: str) -> None:

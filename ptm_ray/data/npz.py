@@ -1,4 +1,5 @@
-"""Any npz in MedMNIST's layout: {train,val,test}_images and _labels; val and test may be missing."""
+"""Any npz in MedMNIST's layout: {train,val,test}_images and _labels; val and test may be missing. Beside them
+{train,val,test}_patients may say whose images they are."""
 
 import zipfile
 import zlib
@@ -6,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ptm_ray.data.dataset import Source, Split, make_split, numbered_classes, task_of
+from ptm_ray.data.dataset import Source, Split, make_split, numbered_classes, numbered_patients, task_of
 from ptm_ray.errors import DataError, first_line
 
 
@@ -19,6 +21,7 @@ def read_npz(path: Path, **about: Any) -> Source:
         with np.load(path, allow_pickle=False) as file:
             found = {part: _split(file, part, path) for part in ("train", "val", "test")}
             names = file["class_names"].tolist() if "class_names" in file.files else None
+            patients = _patients(file, found, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
         raise DataError(f"{path} can't be read as an npz file ({first_line(error)}); save it by numpy.savez") from error
     splits = {part: split for part, split in found.items() if split is not None}
@@ -27,7 +30,19 @@ def read_npz(path: Path, **about: Any) -> Source:
         images = sum(map(len, splits.values()))
         about["class_names"] = tuple(map(str, names)) if names else numbered_classes(highest, images, path.name)
     about = {"name": path.stem, **about}
-    return Source(splits=splits, **{"task": task_of(len(about["class_names"])), **about})
+    return Source(splits=splits, patients=patients, **{"task": task_of(len(about["class_names"])), **about})
+
+
+def _patients(
+    file: np.lib.npyio.NpzFile, found: dict[str, Split | None], path: Path
+) -> dict[str, npt.NDArray[np.int64]]:
+    told = {part: file[f"{part}_patients"].ravel() for part in found if f"{part}_patients" in file.files}
+    for part, names in told.items():
+        split = found[part]
+        if split is None or len(names) != len(split):
+            images = 0 if split is None else len(split)
+            raise DataError(f"{path}: {part}_patients has {len(names)} entries for {images} images; give one for each")
+    return numbered_patients({part: names.tolist() for part, names in told.items()}, str(path))
 
 
 def _split(file: np.lib.npyio.NpzFile, part: str, path: Path) -> Split | None:

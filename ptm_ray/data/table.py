@@ -1,4 +1,4 @@
-"""A Parquet or Arrow table with an image and a label column, and an optional split column.
+"""A Parquet or Arrow table with an image and a label column, and optional columns of splits and patients.
 
 Images are encoded bytes (PNG, JPEG, TIFF), alone or as Hugging Face's {bytes, path}.
 """
@@ -12,7 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ptm_ray.data.dataset import SPLITS, Source, as_labels, make_split, numbered_classes, task_of
+from ptm_ray.data.dataset import (
+    SPLITS,
+    Source,
+    as_labels,
+    make_split,
+    numbered_classes,
+    numbered_patients,
+    task_of,
+)
 from ptm_ray.data.folder import decode, note, square, stack
 from ptm_ray.errors import DataError, first_line
 
@@ -29,7 +37,7 @@ def read_table(path: Path, size: int) -> Source:
     if missing:
         raise DataError(
             f"{path} lacks the column {' and '.join(missing)}; it has {', '.join(table.column_names)}. "
-            "Expected image (encoded bytes) and label, and if you like split (train, val, test)"
+            "Expected image (encoded bytes) and label, and if you like split (train, val, test) and patient"
         )
     if table.num_rows == 0:
         raise DataError(f"{path} has no rows; give one for every image")
@@ -47,7 +55,11 @@ def read_table(path: Path, size: int) -> Source:
         for part in ("train", "val", "test")
         if part == "train" or (part_of == part).any()
     }
-    return Source(path.stem, splits, names, task_of(len(names)), notes=(note(size),))
+    patients = {}
+    if "patient" in table.column_names:
+        told = np.array([*table["patient"].to_pylist(), None], dtype=object)[:-1]
+        patients = numbered_patients({part: told[part_of == part].tolist() for part in splits}, str(path))
+    return Source(path.stem, splits, names, task_of(len(names)), notes=(note(size),), patients=patients)
 
 
 def _read_arrow(path: Path) -> pa.Table:

@@ -64,7 +64,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def distilled(folder):
     """`ptm-ray distill` on a Ray of its own."""
-    words = "distill --data cells.npz --config quick.toml --ipc 2 --seed 3 --out runs/a --experts-dir ex --json"
+    words = (
+        "distill --data cells.npz --config quick.toml --ipc 2 --seed 3 --out runs/a --experts-dir ex --workers 1 --json"
+    )
     return ptm_ray(*words.split(), cwd=folder)
 
 

@@ -301,6 +301,24 @@ def test_a_table_of_images_labels_and_splits_is_read(tmp_path, ending, as_struct
     assert dataset.class_names == ("0", "1")
 
 
+def test_a_table_may_say_whose_images_they_are(tmp_path):
+    patient = ["ann", "bob", None, "ann", "cy", "dee", "", "bob", "eve", "fay", "gus", "hal"]
+    columns = {"image": cells(False), "label": [0, 1] * 6, "patient": patient}
+    dataset = load_dataset(write_parquet(tmp_path / "t.parquet", **columns), size=16)
+    parts = (dataset.train, dataset.val, dataset.test)
+    rows_of = [
+        {next(k for k, row in enumerate(ROWS) if np.array_equal(row, one)) for one in part.images} for part in parts
+    ]
+    known = [{patient[row] for row in rows if patient[row]} for rows in rows_of]
+    assert sum(map(len, known)) == len(set.union(*known)) == 8
+    assert "whole patients" in dataset.notes[-1]
+    split = ["train"] * 4 + ["val"] * 4 + ["test"] * 4
+    dataset = load_dataset(write_parquet(tmp_path / "s.parquet", **columns, split=split), size=16)
+    assert dataset.notes[1:] == ("1 patients of val are patients of train too: scores on it flatter",)
+    # Who they are goes no further.
+    assert not any(name in repr(dataset) for name in ("ann", "bob"))
+
+
 def test_labels_of_a_table_may_be_names(tmp_path):
     label = ["villous", "healthy", "tubular"] * 4
     dataset = load_dataset(write_parquet(tmp_path / "t.parquet", image=cells(False), label=label), size=16)

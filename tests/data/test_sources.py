@@ -20,6 +20,17 @@ def test_grayscale_npz_gains_a_channel_axis_and_labels_lose_theirs(tmp_path):
     assert dataset.notes == ()
 
 
+def test_an_npz_may_say_whose_images_they_are(tmp_path):
+    lone = {"without": ("val_images", "val_labels")}
+    patients = np.array(["a", "b", "b", "a", "c", "d", "e", "f", "g", "h", "i", "j"])
+    path = write_npz(tmp_path / "told.npz", **lone, train_patients=patients, test_patients=np.arange(12))
+    dataset = load_dataset(path)
+    assert "whole patients" in dataset.notes[0]
+    path = write_npz(tmp_path / "short.npz", train_patients=patients[:5])
+    with pytest.raises(DataError, match="train_patients has 5 entries for 12 images; give one for each"):
+        load_dataset(path)
+
+
 def test_rgb_npz_is_taken_as_it_is(tmp_path):
     held = arrays(colour=True)
     dataset = load_dataset(write_npz(tmp_path / "cells.npz", **held))

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptm_ray.core.seeds import Seeds
+from ptm_ray.data import splits
 from ptm_ray.data.dataset import Source, Split
-from ptm_ray.data.splits import complete, cut
+from ptm_ray.data.splits import complete, cut_patients
 from ptm_ray.errors import DataError
 
 NAMES = ("a", "b", "c")
@@ -20,8 +21,14 @@ def numbered(counts):
     return Split(np.broadcast_to(rows, (len(labels), 2, 2, 1)).copy(), labels)
 
 
-def rows(*splits):
-    return sorted(int(row) for split in splits for row in split.images[:, 0, 0, 0])
+def cut(whole, share, stage, names):
+    """(rest, cut)"""
+    chosen = splits.cut(whole, share, stage, names)
+    return Split(whole.images[~chosen], whole.labels[~chosen]), Split(whole.images[chosen], whole.labels[chosen])
+
+
+def rows(*parts):
+    return sorted(int(row) for split in parts for row in split.images[:, 0, 0, 0])
 
 
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=3), st.floats(0.01, 0.99))
@@ -99,8 +106,49 @@ def test_a_class_of_one_image_is_named():
         cut(numbered((5, 1)), 0.2, "test", NAMES)
 
 
-def made_of(**splits):
-    return complete(Source("set", splits, NAMES, "multi-class", notes=("before",)))
+def made_of(patients=None, **parts):
+    return complete(Source("set", parts, NAMES, "multi-class", notes=("before",), patients=patients or {}))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6)), min_size=12, max_size=30))
+def test_patients_are_cut_whole_and_every_class_is_on_both_sides(images):
+    """Of each patient so many images of each class."""
+    labels = np.concatenate([np.repeat([0, 1, 2], own) for own in images])
+    patients = np.repeat(np.arange(len(images)), [sum(own) for own in images])
+    order = np.random.default_rng(0).permutation(len(labels))
+    labels, patients = labels[order], patients[order]
+    whole = Split(np.zeros((len(labels), 2, 2, 1), np.uint8), labels)
+    chosen = cut_patients(whole, 0.2, "test", NAMES, patients)
+    assert not set(patients[chosen]) & set(patients[~chosen])
+    assert set(labels[chosen]) == set(labels[~chosen]) == {0, 1, 2}
+    assert 0.03 < chosen.mean() < 0.45
+    assert np.array_equal(chosen, cut_patients(whole, 0.2, "test", NAMES, patients))
+
+
+def test_both_splits_are_of_whole_patients_and_the_notes_say_so():
+    whole = numbered((60, 60, 60))
+    numbers = np.random.default_rng(1).permutation(np.repeat(np.arange(30), 6))
+    dataset = made_of({"train": numbers}, train=whole)
+    assert rows(dataset.train, dataset.val, dataset.test) == rows(whole)
+    of = [{int(numbers[row]) for row in rows(part)} for part in (dataset.train, dataset.val, dataset.test)]
+    assert sum(map(len, of)) == len(set.union(*of)) == 30
+    assert dataset.notes[1].endswith("images (about a fifth, stratified, whole patients) were cut from train")
+    assert "(about a tenth, stratified, whole patients)" in dataset.notes[2]
+    assert len(dataset.notes) == 3
+
+
+def test_patients_of_two_splits_are_counted():
+    whole = numbered((9, 9, 9))
+    patients = {"train": np.arange(27), "val": np.arange(100, 127), "test": np.arange(24, 51)}
+    dataset = made_of(patients, train=whole, val=whole, test=whole)
+    assert dataset.notes == ("before", "3 patients of test are patients of train too: scores on it flatter")
+
+
+def test_a_class_of_one_patient_is_named():
+    whole = numbered((6, 6))
+    with pytest.raises(DataError, match="class 'b' is of one patient, too few to cut a test split from; give"):
+        cut_patients(whole, 0.2, "test", NAMES, np.where(whole.labels == 1, 99, np.arange(12)))
 
 
 def test_splits_that_are_given_are_left_alone():

@@ -162,7 +162,9 @@ def test_any_set_is_evaluated_ours_or_anothers(made, tmp_path):
     learned = ptm.SyntheticSet.load(result.set)
     # As a set of datm, whose settings fit real images alone.
     learned.recipe["config"]["images"] |= METHODS["datm"]["images"]
-    ours = ptm.evaluate(learned, data, networks=("convnet", "vit"), seeds=1, workers=1, evaluation={"full_steps": 2})
+    ours = ptm.evaluate(
+        learned, data, networks=("convnet", "vit"), seeds=1, workers=1, evaluation={"steps": 3, "full_steps": 2}
+    )
     assert list(ours["by_network"]) == ["convnet", "vit"]
     rows = np.concatenate([np.flatnonzero(data.train.labels == label)[:2] for label in range(3)])
     np.savez(tmp_path / "other.npz", train_images=data.train.images[rows], train_labels=data.train.labels[rows])
