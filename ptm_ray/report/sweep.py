@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from ptm_ray.evaluation.protocol import summarise
-from ptm_ray.report.tables import cell
+from ptm_ray.report.tables import cell, table
 from ptm_ray.store import atomic
 
 Rows = Sequence[dict[str, Any]]
@@ -70,15 +70,12 @@ def _words(metric: str) -> str:
 def markdown(rows: Rows, settings: Sequence[str], metric: str, shares: dict[str, float]) -> str:
     """The trials, best first, and the share of the scores' variance that goes with each setting."""
     order = sorted(rows, key=lambda row: -np.inf if row[metric] is None else row[metric], reverse=True)
-    lines = [
-        "| " + " | ".join([*settings, f"{_words(metric)}, percent", "outer steps", "seconds"]) + " |",
-        "|" + "---|" * (len(settings) + 3),
-    ]
+    shown = []
     for row in order:
         score = f"failed: {row['error']}" if row[metric] is None else f"{100 * row[metric]:.1f}"
         seconds = "" if row["distillation_s"] is None else f"{row['distillation_s']:.0f}"
-        cells = [*(_shown(row[name]) for name in settings), score, str(row["outer_step"] or ""), seconds]
-        lines.append("| " + " | ".join(cells) + " |")
+        shown.append([*(_shown(row[name]) for name in settings), score, str(row["outer_step"] or ""), seconds])
+    lines = table([*settings, f"{_words(metric)}, percent", "outer steps", "seconds"], shown)
     if shares:
         told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
         lines += ["", f"Share of the scores' variance that goes with each setting alone: {told}."]
@@ -100,15 +97,15 @@ def over_seeds(rows: Rows, settings: Sequence[str], metric: str) -> list[str]:
             scores.setdefault(tuple(row[name] for name in others), {})[row[SEED]] = row[metric]
     head = [*others, f"{_words(metric)}, percent", "seeds"]
     against_none = WEIGHT in others and any(row[WEIGHT] == 0 for row in rows)
-    lines = [f"| {' | '.join(head + ['against weight 0'] * against_none)} |", "|" + "---|" * (len(head) + against_none)]
+    lines = []
     means = {values: summarise([{metric: score} for score in own.values()])[metric] for values, own in scores.items()}
     for values in sorted(means, key=lambda values: -means[values]["mean"]):
         shown = [*map(_shown, values), cell(means[values]), str(len(scores[values]))]
         if against_none:
             none = scores.get(tuple(0 if name == WEIGHT else v for name, v in zip(others, values, strict=True)), {})
             shown.append("" if none is scores[values] else _difference(scores[values], none))
-        lines.append(f"| {' | '.join(shown)} |")
-    return lines
+        lines.append(shown)
+    return table(head + ["against weight 0"] * against_none, lines)
 
 
 def _difference(more: dict[Any, float], less: dict[Any, float]) -> str:

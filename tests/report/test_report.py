@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ptm_ray.report.card import TEN_LINES, inner_lr, started_from
@@ -67,6 +68,33 @@ def test_the_cards_ten_lines_train_on_the_labels_that_the_set_has(tmp_path, monk
     exec("\n".join(lines[1:-1]), names)
     assert names["labels"].tolist() == made.probabilities.tolist()
     assert names["predicted"].shape == (6,)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_page_on_using_a_set_trains_on_one_without_this_package(tmp_path, monkeypatch, pytestconfig, channels):
+    page = (pytestconfig.rootpath / "docs" / "using-a-set.md").read_text()
+    block = page.split("```python\n")[1].split("```")[0]
+    assert "ptm_ray" not in block
+    draw = np.random.default_rng(0)
+    # One class dark, the other bright.
+    labels = np.arange(8) % 2
+    pixels = (draw.integers(0, 60, (8, 16, 16, channels)) + 150 * labels[:, None, None, None]).astype(np.uint8)
+    recipe = {
+        **painted().recipe,
+        "shape": [channels, 16, 16],
+        "soft_labels": False,
+        "normalisation": {"mean": [0.4] * channels, "std": [0.3] * channels, "zca": False},
+        "augmentation": ["flip", "crop"],
+        "config": {"evaluation": {"steps": 30, "lr": 0.01, "batch_size": 64}},
+    }
+    images = ((pixels / 255 - 0.4) / 0.3).transpose(0, 3, 1, 2).astype(np.float32)
+    SyntheticSet(images, pixels, labels, None, recipe).save(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    torch.manual_seed(0)
+    exec(block, names)
+    others = (draw.integers(0, 60, (8, 16, 16, channels)) + 150 * labels[:, None, None, None]).astype(np.uint8)
+    assert names["predict"](others if channels == 3 else others[..., 0]).tolist() == labels.tolist()
 
 
 def test_a_class_of_which_nothing_was_tested_has_a_dash_for_its_recall():

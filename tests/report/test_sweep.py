@@ -35,7 +35,7 @@ def failed():
         METRIC: None,
         "outer_step": None,
         "distillation_s": None,
-        "error": "boom",
+        "error": "a | b",
     }
 
 
@@ -43,10 +43,10 @@ def test_table_and_pictures(tmp_path):
     write_sweep(tmp_path, [*rows(), failed()], SETTINGS, METRIC)
     table = pq.read_table(tmp_path / "trials.parquet").to_pylist()
     assert len(table) == 17
-    assert table[-1]["error"] == "boom"
+    assert table[-1]["error"] == "a | b"
     text = (tmp_path / "trials.md").read_text()
     assert text.splitlines()[2].startswith("| count | 3 |")
-    assert "failed: boom" in text.splitlines()[18]
+    assert "failed: a \\| b |" in text.splitlines()[18]
     for name in ("parallel", "importance", "weight"):
         shown = np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"))
         assert shown.std() > 10, name
