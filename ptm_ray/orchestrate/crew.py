@@ -1,6 +1,8 @@
 """The workers of a job: those that are there, and those that are on their way in place of lost ones."""
 
 import contextlib
+import logging
+import threading
 from typing import Any
 
 import ray
@@ -17,6 +19,10 @@ WAIT_LIMIT_S = 300.0
 LOOK_LIMIT_S = 5.0
 #: Seconds that those who leave have to say that they had come; a busy machine starts a process in five to ten.
 START_LIMIT_S = 30.0
+#: Seconds without any worker after which it is said that there may be no room.
+NOTICE_S = 20.0
+
+log = logging.getLogger(__name__)
 
 
 def cause_of(error: RayTaskError, doing: str) -> PtmError:
@@ -37,6 +43,9 @@ class Crew:
         # Each one's first answer, which comes when it has started.
         self._answers = {member: member.process_id.remote() for member in members}
         self._arriving: dict[Any, Any] = {}
+        self._notice = threading.Timer(NOTICE_S, self._say_if_none_has_come)
+        self._notice.daemon = True
+        self._notice.start()
 
     @classmethod
     def start(cls, problem_ref: Any, count: int, gpus: float = 0.0) -> "Crew":
@@ -47,6 +56,7 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._notice.cancel()
         self.dismiss()
 
     def recruit(self, count: int) -> None:
@@ -123,6 +133,13 @@ class Crew:
                 ray.kill(answers.pop(answer))
         for member in answers.values():
             ray.kill(member)
+
+    def _say_if_none_has_come(self) -> None:
+        if not _ready(list(self._answers.values()), 0.0, at_least=1):
+            free = ray.available_resources().get("CPU", 0.0)
+            log.warning(
+                "no worker has started in %g s, %g CPUs are free: other jobs may hold the rest; waiting", NOTICE_S, free
+            )
 
     def _started(self, count: int) -> list[Any]:
         workers = start_workers(self.problem_ref, count, self.gpus)
