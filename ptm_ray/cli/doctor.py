@@ -21,7 +21,7 @@ class Doctor:
     """Flags of `doctor`."""
 
     data_root: Annotated[Path | None, SaysDefault] = None
-    """Folder that is searched for MedMNIST's files, before their own."""
+    """Folder in which datasets are looked for first, and into which MedMNIST's are downloaded (default: its own)."""
     json: Switch = False
     """Print one JSON object as the last line of standard output."""
 

@@ -30,7 +30,7 @@ class Evaluate:
     seeds: int = 3
     """Networks of each architecture."""
     data_root: Annotated[Path | None, SaysDefault] = None
-    """Folder that is searched for MedMNIST's files, before their own."""
+    """Folder in which datasets are looked for first, and into which MedMNIST's are downloaded (default: its own)."""
     workers: Annotated[int | None, SaysDefault] = None
     """One-CPU workers (default: one for every CPU that Ray has)."""
     gpus_per_worker: Annotated[float, SaysDefault] = 0.0

@@ -35,7 +35,7 @@ class Places:
     """Where expert trajectories are kept and found again, a folder or an s3:// URL (default: the user's cache
     folder)."""
     data_root: Annotated[Path | None, SaysDefault] = None
-    """Folder that is searched for MedMNIST's files, before their own."""
+    """Folder in which datasets are looked for first, and into which MedMNIST's are downloaded (default: its own)."""
     workers: Annotated[int | None, SaysDefault] = None
     """One-CPU workers (default: one for every CPU that Ray has)."""
     json: Switch = False

@@ -57,6 +57,8 @@ def main(argv: Sequence[str]) -> None:
     if asked.resume:
         if asked.out is None:
             raise ConfigError("--resume goes on with the sweep in a folder; name it with --out")
+        if asked.file is not None:
+            raise ConfigError(f"--resume goes on as was asked for then; leave {asked.file} out, or --resume")
     elif asked.file is None:
         raise ConfigError("no sweep file given; tune_configs holds some, ptm-ray sweep --help shows what one says")
     else:

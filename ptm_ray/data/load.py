@@ -18,8 +18,8 @@ def load_dataset(data: str | Path, *, size: int | None = None, data_root: str | 
     path (npz, class folders, Parquet or Arrow table).
 
     `size` is the resolution in pixels: one of MedMNIST's (default 28), or what folders and tables are scaled to
-    (default 32). `data_root` is searched for MedMNIST's files before its own folder, and for an npz or a folder of the
-    name given.
+    (default 32). `data_root` is searched for MedMNIST's files before its own folder, and what is downloaded goes there;
+    and for a file or folder of the name given, the ending of an npz left out or not.
 
     Raises `DataError` for what can't be found, read or distilled, saying which and the way out.
     """
@@ -49,7 +49,9 @@ def load_training_images(path: Path, size: int | None = None) -> tuple[Split, tu
 
 
 def _read(text: str, size: int | None, root: Path | None) -> Source:
-    path = Path(text)
+    path = Path(text).expanduser()
+    if not path.exists() and root and path.suffix and (root / path).is_file():
+        path = root / path
     if path.is_dir():
         return folder.read_folder(path, size or 32)
     if path.is_file():

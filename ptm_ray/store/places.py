@@ -43,7 +43,7 @@ class Place:
         if isinstance(where, Place):
             return where
         if isinstance(where, Path) or "://" not in where:
-            return cls(Path(where))
+            return cls(Path(where).expanduser())
         return cls(cache() / "copies" / hashlib.sha256(where.encode()).hexdigest()[:16], where)
 
     def __str__(self) -> str:

@@ -20,6 +20,17 @@ def test_grayscale_npz_gains_a_channel_axis_and_labels_lose_theirs(tmp_path):
     assert dataset.notes == ()
 
 
+def test_a_file_is_looked_for_in_data_root_too_with_its_ending_or_without(tmp_path, monkeypatch):
+    (tmp_path / "root").mkdir()
+    path = write_npz(tmp_path / "root" / "scans.npz")
+    for name in ("scans", "scans.npz"):
+        assert load_dataset(name, data_root=tmp_path / "root").fingerprint == load_dataset(path).fingerprint
+    with pytest.raises(DataError, match=r"no file or folder scans\.npz"):
+        load_dataset("scans.npz")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_dataset("~/root/scans.npz").name == "scans"
+
+
 def test_an_npz_may_say_whose_images_they_are(tmp_path):
     lone = {"without": ("val_images", "val_labels")}
     patients = np.array(["a", "b", "b", "a", "c", "d", "e", "f", "g", "h", "i", "j"])

@@ -98,6 +98,7 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path):
     for argv, words in (
         (["--resume", "--out", str(tmp_path)], "holds no sweep"),
         (["--resume"], "name it with --out"),
+        (["asked.toml", "--resume", "--out", str(tmp_path)], "as was asked for then; leave asked.toml out"),
         ([], "no sweep file given"),
         (["missing.toml"], "no settings file missing.toml"),
     ):
