@@ -36,6 +36,7 @@ class Bars:
         self._progress = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
         self._told: dict[str, float] = {}
+        self._waiting: list[str] = []
         logging.basicConfig(
             level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=self._console, show_path=False)]
         )
@@ -48,10 +49,13 @@ class Bars:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            self._say_what_waits()
         self._progress.stop()
 
     def update(self, stage: str, done: float, total: float, words: str = "") -> None:
         """Moves a stage's bar to `done` of `total`."""
+        self._say_what_waits()
         if self._console.is_terminal:
             if stage not in self._tasks:
                 self._tasks[stage] = self._progress.add_task(stage, words="")
@@ -63,8 +67,14 @@ class Bars:
             print(f"{stage}: {100 * done / max(total, 1e-9):.0f} % ({words})", file=sys.stderr, flush=True)
 
     def say(self, words: str) -> None:
-        """A line above the bars."""
-        self._console.print(words, highlight=False)
+        """A line above the bars, once there is one: what is refused before that is to be the only line."""
+        self._waiting.append(words)
+
+    def _say_what_waits(self) -> None:
+        for words in self._waiting:
+            # As they are: a class may be called [red].
+            self._console.print(words, highlight=False, markup=False, soft_wrap=True)
+        self._waiting.clear()
 
 
 def scores_table(scores: dict[str, Any], title: str) -> None:
