@@ -114,7 +114,7 @@ def count_workers(asked: int | None, gpus: float = 0.0) -> int:
     """
     if gpus < 0:
         raise ConfigError(f"a worker's share of a GPU must be 0 or more, got {gpus:g}")
-    _await_nodes(asked or 1, gpus)
+    await_nodes(asked or 1, gpus)
     cluster = ray.cluster_resources()
     there = max(1, int(cluster.get("CPU", 1)))
     if gpus:
@@ -139,7 +139,7 @@ def _room(gpus: float) -> int:
     return min(room, int(cluster.get("GPU", 0.0) / gpus + 1e-9)) if gpus else room
 
 
-def _await_nodes(workers: int, gpus: float) -> None:
+def await_nodes(workers: int, gpus: float) -> None:
     """Asks the cluster's autoscaler for nodes that hold so many workers, and waits for them, but not for ever."""
     limit_s = float(os.environ.get(WAIT_FOR_NODES, "0"))
     if limit_s <= 0 or _room(gpus) >= workers:

@@ -32,7 +32,7 @@ from ptm_ray.data import MedicalDataset
 from ptm_ray.errors import ConfigError, WorkerFailed, without_folders
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, experts_alone, run_identity
-from ptm_ray.orchestrate.session import connected, count_workers
+from ptm_ray.orchestrate.session import await_nodes, connected, count_workers
 from ptm_ray.orchestrate.workers import RemoteScorer, SharedEvaluator, device_with, validate_here
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.experts import kinds_wanted, store_of
@@ -93,8 +93,9 @@ def sweep(
     with connected(workers):
         # Before the folder is claimed: what is refused here is mended in the file, which is then another sweep.
         gpus = asked.gpus_per_trial
-        count_workers(workers, gpus)
+        await_nodes(workers or 1, gpus)
         _require_resources(asked)
+        count_workers(workers, gpus)
         RunFolder(out).claim({"sweep": asked.model_dump(mode="json"), "dataset": dataset.fingerprint})
         buffers = _buffers(problems, experts_root, workers, gpus, watcher)
         # In a list, so that it arrives as a reference and images travel once a node.

@@ -24,15 +24,12 @@ QUICK = merge(
         "evaluation": {"compare_with": []},
     },
 )
-#: Trials take turns in one process, which is quicker than starting another.
-IN_TURN = {"cpus_per_trial": 2}
-SPACE = {"schedule.kind": ["count", "random"], "seed": [0, 1]}
-GRID = {"searcher": "grid", **IN_TURN, "settings": QUICK, "space": SPACE}
+GRID = {"searcher": "grid", "settings": QUICK, "space": {"schedule.kind": ["count", "random"], "seed": [0, 1]}}
 METRIC = "validation_balanced_accuracy"
 
 
 def swept(asked, out, experts, workers=1):
-    """One worker trains experts and scores the best set: starting a second one takes longer than it saves."""
+    """With one worker, and trials that take turns in one process: starting a second one takes longer than it saves."""
     return ptm.sweep(asked, small_dataset(), out=out, experts_dir=experts, workers=workers)
 
 
@@ -128,7 +125,7 @@ class Greedy:
 @pytest.fixture(scope="module")
 def single(made):
     """A sweep of one trial that holds both CPUs, what came of it, and whether an evaluator with a CPU had to wait."""
-    out, asked = made[2] / "single", {**GRID, "space": {"seed": [0]}}
+    out, asked = made[2] / "single", {**GRID, "cpus_per_trial": 2, "space": {"seed": [0]}}
     starved, seen = [], threading.Event()
 
     def watch():
@@ -216,7 +213,7 @@ def test_a_population_copies_and_perturbs(made, tmp_path):
 def test_optuna_and_asha_find_their_way_to_a_best_set(made, tmp_path):
     space = {"overlap.weight": {"low": 0.5, "high": 8, "log": True}, "schedule.kind": ["count", "progress"]}
     how = {"searcher": "optuna", "scheduler": "asha", "grace": 4}
-    asked = {**how, **IN_TURN, "trials": 3, "settings": QUICK, "space": space}
+    asked = {**how, "trials": 3, "settings": QUICK, "space": space}
     result = swept(asked, tmp_path / "out", made[2] / "experts")
     assert (result.trials, result.failed) == (3, 0)
     assert 0.5 <= result.config["overlap.weight"] <= 8
