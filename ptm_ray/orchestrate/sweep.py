@@ -95,9 +95,9 @@ def sweep(
         gpus = asked.gpus_per_trial
         await_nodes(workers or 1, gpus)
         _require_resources(asked)
-        count_workers(workers, gpus)
+        there = count_workers(workers, gpus)
         RunFolder(out).claim({"sweep": asked.model_dump(mode="json"), "dataset": dataset.fingerprint})
-        buffers = _buffers(problems, experts_root, workers, gpus, watcher)
+        buffers = _buffers(problems, experts_root, there, gpus, watcher)
         # In a list, so that it arrives as a reference and images travel once a node.
         held = [ray.put(dataset)]
         evaluators = _evaluators(asked.evaluators)
@@ -148,12 +148,11 @@ def _require_resources(asked: SweepConfig) -> None:
 
 
 def _buffers(
-    problems: list[Problem], root: Place, workers: int | None, gpus: float, watcher: Watcher
+    problems: list[Problem], root: Place, workers: int, gpus: float, watcher: Watcher
 ) -> dict[str, TrajectoryBuffer]:
     """The trajectories of every kind of expert, as many as any trial will ask for, by the name of their folder."""
-    there = count_workers(workers, gpus)
     wanted = kinds_wanted(problems)
-    return {key: experts_alone(problem, root, there, watcher, gpus) for key, problem in wanted.items()}
+    return {key: experts_alone(problem, root, workers, watcher, gpus) for key, problem in wanted.items()}
 
 
 def _evaluators(count: int) -> list[Any]:
