@@ -22,9 +22,9 @@ from ptm_ray.data import load_dataset as load_dataset
 from ptm_ray.data.load import is_known, load_training_images
 from ptm_ray.errors import ConfigError, DataError
 from ptm_ray.orchestrate import distill as on_ray
-from ptm_ray.orchestrate.distill import DistillResult as DistillResult
-from ptm_ray.orchestrate.distill import Watcher
 from ptm_ray.orchestrate.evaluators import SeenAsMade
+from ptm_ray.orchestrate.outcome import DistillResult as DistillResult
+from ptm_ray.orchestrate.watcher import Watcher
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import RECIPE
 from ptm_ray.store.artefact import SyntheticSet as SyntheticSet

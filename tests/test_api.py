@@ -10,7 +10,8 @@ from ptm_ray.config.files import resolve
 from ptm_ray.config.presets import METHODS
 from ptm_ray.data.dataset import Split
 from ptm_ray.errors import ConfigError, DataError
-from ptm_ray.orchestrate.distill import synthetic_set
+from ptm_ray.orchestrate.outcome import synthetic_set
+from ptm_ray.stages.finished import Finished
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet
 from tests.files import picture, write_classes, write_dataset
@@ -131,9 +132,21 @@ def finished(data, dataset, **settings):
     problem = Problem(dataset, resolve(SCORED_BY, settings, {"data": str(data)}))
     labels = np.arange(dataset.num_classes)
     images = problem.normalise(dataset.train.images[: dataset.num_classes])
-    found = {"images": images, "classes": labels, "labels": np.eye(len(labels)), "soft": False}
-    how = {"inner_lr": {"progressive": 0.01}, "kept_score": 0.5, "kept_step": 3}
-    return synthetic_set(problem, {**found, **how}, {"total_s": 1.0})
+    found = Finished(
+        images=images,
+        classes=labels,
+        labels=np.eye(len(labels)),
+        soft=False,
+        inner_lr={"progressive": 0.01},
+        rows=[],
+        cycles=[],
+        validation=[(3, 0.5)],
+        kept_step=3,
+        kept_score=0.5,
+        elapsed_s=1.0,
+        peak_memory_bytes=0,
+    )
+    return synthetic_set(problem, found, {"total_s": 1.0})
 
 
 def test_a_set_says_nothing_of_where_its_images_lay(tmp_path):

@@ -1,7 +1,7 @@
 """What a run is: frozen, closed models, from files, flags or code alike. No torch here, so that `--help` is instant."""
 
-from ptm_ray.config.models import (
-    DistillConfig,
+from ptm_ray.config.models import DistillConfig
+from ptm_ray.config.parts import (
     EvaluationSettings,
     ExpertSettings,
     ImageSettings,

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from ptm_ray.config.base import Settings
 from ptm_ray.config.files import read_table, resolve
-from ptm_ray.config.models import DistillConfig, Positive, Rate
+from ptm_ray.config.models import DistillConfig
+from ptm_ray.config.parts import Positive, Rate
 from ptm_ray.config.presets import KINDS, OURS, TRAJECTORY, VARIANT
 from ptm_ray.errors import ConfigError, did_you_mean
 

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from ptm_ray.config.base import Settings, merge
 from ptm_ray.config.files import read_table, resolve
-from ptm_ray.config.models import Count, DistillConfig, Positive, Rate
+from ptm_ray.config.models import DistillConfig
+from ptm_ray.config.parts import Count, Positive, Rate
 from ptm_ray.errors import ConfigError
 
 #: What decides which experts a run matches: they are trained before the trials, so that their values must be known.

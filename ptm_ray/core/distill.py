@@ -6,7 +6,7 @@ checkpoint needs of the mathematics.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -98,18 +98,8 @@ class Learner:
 
     def result(self) -> Synthetic:
         """A copy of the set as it would be handed on: averaged images where averaging is on."""
-        now = self.synthetic
-        images = now.images if self.ema is None else self.ema
-        logits = None if now.label_logits is None else now.label_logits.clone()
-        along, progressive = now.tilts
-        return Synthetic(
-            images.clone(),
-            now.classes.clone(),
-            now.log_lr.clone(),
-            now.num_classes,
-            logits,
-            (along.clone(), progressive.clone()),
-        )
+        images = self.synthetic.images if self.ema is None else self.ema
+        return replace(self.synthetic, images=images).map(torch.clone)
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of all that changes."""

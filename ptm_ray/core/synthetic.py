@@ -52,15 +52,18 @@ class Synthetic:
 
     def to(self, device: torch.device | str) -> "Synthetic":
         """The same there, all of it; itself where it is there already."""
-        logits = None if self.label_logits is None else self.label_logits.to(device)
+        return self.map(lambda tensor: tensor.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Synthetic":
+        """The set whose tensors are these ones, changed."""
         along, progressive = self.tilts
         return Synthetic(
-            self.images.to(device),
-            self.classes.to(device),
-            self.log_lr.to(device),
+            change(self.images),
+            change(self.classes),
+            change(self.log_lr),
             self.num_classes,
-            logits,
-            (along.to(device), progressive.to(device)),
+            None if self.label_logits is None else change(self.label_logits),
+            (change(along), change(progressive)),
         )
 
     def log_lr_at(self, position: Position) -> Float[Tensor, ""]:

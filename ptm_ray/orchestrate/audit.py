@@ -15,8 +15,10 @@ from ptm_ray.evaluation import privacy
 from ptm_ray.evaluation.protocol import Kind, jobs
 from ptm_ray.orchestrate import evaluators
 from ptm_ray.orchestrate.crew import Crew
-from ptm_ray.orchestrate.distill import Nobody, Watcher, distill, run_identity
+from ptm_ray.orchestrate.distill import distill
+from ptm_ray.orchestrate.outcome import run_identity
 from ptm_ray.orchestrate.session import connected, count_workers
+from ptm_ray.orchestrate.watcher import Nobody, Watcher
 from ptm_ray.orchestrate.workers import Arrays
 from ptm_ray.stages.canaries import Canaries, with_canaries
 from ptm_ray.stages.problem import Problem

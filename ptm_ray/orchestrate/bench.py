@@ -21,8 +21,9 @@ from ptm_ray.data import MedicalDataset, load_dataset
 from ptm_ray.errors import PtmError, StoreError, without_folders
 from ptm_ray.evaluation import metrics
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
-from ptm_ray.orchestrate.distill import Nobody, Watcher, experts_alone
+from ptm_ray.orchestrate.experts import experts_alone
 from ptm_ray.orchestrate.session import connected, count_workers
+from ptm_ray.orchestrate.watcher import Nobody, Watcher
 from ptm_ray.orchestrate.workers import device_with
 from ptm_ray.stages.cell import Cost, Tested, run_cell, scores
 from ptm_ray.stages.experts import asks_experts, kinds_wanted, store_of

@@ -138,7 +138,10 @@ class Crew:
         if not _ready(list(self._answers.values()), 0.0, at_least=1):
             free = ray.available_resources().get("CPU", 0.0)
             log.warning(
-                "no worker has started in %g s, %g CPUs are free: other jobs may hold the rest; waiting", NOTICE_S, free
+                "no worker has started in %g s, %g CPUs are free: other jobs hold the rest, or this machine is slow to "
+                "start processes; waiting",
+                NOTICE_S,
+                free,
             )
 
     def _started(self, count: int) -> list[Any]:

@@ -2,36 +2,33 @@
 
 import json
 import logging
-import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import ray
 import torch
 from ray.exceptions import RayTaskError
 
-from ptm_ray import __version__
 from ptm_ray.config import DistillConfig
-from ptm_ray.core.nets.convnet import default_depth
 from ptm_ray.data import MedicalDataset
-from ptm_ray.data.load import is_known
 from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.evaluation.metrics import load_ahead, score
 from ptm_ray.evaluation.protocol import Kind, jobs
 from ptm_ray.orchestrate import evaluators
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
-from ptm_ray.orchestrate.experts import fill_buffer
+from ptm_ray.orchestrate.experts import experts_alone, experts_with_progress
+from ptm_ray.orchestrate.outcome import DistillResult, cost_of, history, run_identity, synthetic_set
 from ptm_ray.orchestrate.session import connected, count_workers
+from ptm_ray.orchestrate.watcher import Nobody, Watcher
 from ptm_ray.orchestrate.workers import LOST
+from ptm_ray.stages.finished import Finished
 from ptm_ray.stages.matching import Row
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store import atomic
-from ptm_ray.store.artefact import SyntheticSet
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place
 
@@ -39,46 +36,6 @@ log = logging.getLogger(__name__)
 
 #: What a run's experts took, in its folder: a call that goes on with it finds them there.
 COST = "cost.json"
-
-
-class Watcher(Protocol):
-    """Whoever wants to see progress: `done` of `total` in a stage, and a few words about now."""
-
-    def update(self, stage: str, done: float, total: float, words: str = "") -> None:
-        """Called whenever there is something new to show."""
-
-
-class Nobody:
-    """A watcher that looks away."""
-
-    def update(self, stage: str, done: float, total: float, words: str = "") -> None:
-        """Nothing is shown."""
-
-
-@dataclass(frozen=True)
-class DistillResult:
-    """Where the set lies (a path, or a URL), how it scores beside random real images and full data, what it cost."""
-
-    set: Path | str
-    scores: dict[str, Any]
-    cost: dict[str, float]
-
-    @property
-    def curve(self) -> str:
-        """Where the picture of the run lies: loss, validation, end and overlap over outer steps."""
-        return self._beside_the_set("curve.png")
-
-    @property
-    def page(self) -> str:
-        """Where the page for a browser lies: card, images, course and cost of the run."""
-        return self._beside_the_set("report.html")
-
-    def _beside_the_set(self, name: str) -> str:
-        return f"{str(self.set).removesuffix('set')}{name}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values: the last line of `ptm-ray distill --json`."""
-        return {"set": str(self.set), "scores": self.scores, "cost": self.cost}
 
 
 def train_experts(
@@ -135,10 +92,10 @@ def distill(
             buffer, experts_s = _experts(problem, crew, experts_root, folder, watcher)
             found = _distillation(config, crew, buffer, folder, budget_s, watcher)
             held = folder.load_result()
-            if held is not None and held["cost"]["outer_steps"] == len(found["rows"]):
+            if held is not None and held["cost"]["outer_steps"] == len(found.rows):
                 # Nothing was added since the test split was read: it is not read again.
                 return DistillResult(folder.set_place.shown, held["scores"], held["cost"])
-            arrays = (found["images"], found["labels"])
+            arrays = (found.images, found.labels)
             kinds: tuple[Kind, ...] = ("synthetic", *config.evaluation.compare_with)
             started = time.monotonic()
             results = _evaluation(problem, crew, arrays, kinds, watcher)
@@ -146,21 +103,11 @@ def distill(
     # Pictures take a third of a second to import, which neither bad input nor a worker's start need wait for.
     from ptm_ray.report.run import write_report
 
-    cost = {
-        "experts_s": experts_s,
-        "distillation_s": found["elapsed_s"],
-        # Of all calls that the run took, as its parts are, but for the starts of Ray.
-        "total_s": experts_s + found["elapsed_s"] + evaluation_s,
-        "outer_steps": len(found["rows"]),
-        "skipped_updates": sum(row.skipped for row in found["rows"]),
-        "peak_memory_bytes": found["peak_memory_bytes"],
-        "buffer_bytes": problem.experts.count * (problem.experts.snapshots + 1) * buffer.store.params * 4,
-        "experts": problem.experts.count,
-    }
+    cost = cost_of(problem, found, buffer.store.params, experts_s, evaluation_s)
     scores = evaluators.by_kind(results)
     made = synthetic_set(problem, found, cost)
     made.save(folder.set_path)
-    write_report(folder, made, _history(found, scores, evaluators.by_network(results), cost))
+    write_report(folder, made, history(found, scores, evaluators.by_network(results), cost))
     folder.publish()
     return DistillResult(folder.set_place.shown, scores, cost)
 
@@ -179,55 +126,6 @@ def evaluate(
     with connected(workers), Crew.start(ray.put(problem), count_workers(workers, gpus), gpus) as crew:
         results = _evaluation(problem, crew, (images, labels), kinds, watcher or Nobody())
     return evaluators.by_kind(results), evaluators.by_network(results)
-
-
-def run_identity(config: DistillConfig, dataset: MedicalDataset) -> dict[str, Any]:
-    """What makes a run this one: two calls that agree in it go on with each other's folder."""
-    return {"config": _told(config, dataset), "dataset": dataset.fingerprint}
-
-
-def _told(config: DistillConfig, dataset: MedicalDataset) -> dict[str, Any]:
-    """The settings, with the dataset's name for its path.
-
-    That is nobody else's business, and the same images may lie elsewhere; a flag finds them again.
-    """
-    name = config.data if is_known(config.data) else dataset.name
-    return config.replace(data=name).model_dump(mode="json")
-
-
-def _history(
-    found: dict[str, Any], scores: evaluators.Scores, by_network: dict[str, evaluators.Scores], cost: dict[str, float]
-) -> dict[str, Any]:
-    """What `result.json` holds: scores, cost, and all that happened."""
-    return {
-        "scores": scores,
-        "by_network": by_network,
-        "cost": cost,
-        "rows": [asdict(row) for row in found["rows"]],
-        "cycles": [asdict(row) for row in found["cycles"]],
-        "validation": [{"outer_step": step, "balanced_accuracy": score} for step, score in found["scores"]],
-        "kept_outer_step": found["kept_step"],
-    }
-
-
-def experts_with_progress(
-    problem: Problem, crew: Crew, root: Place, watcher: Watcher, recruits: int = 0
-) -> TrajectoryBuffer:
-    """`fill_buffer`, its progress shown to the watcher."""
-    settings, epochs = problem.experts, problem.epochs()[-1]
-
-    def show(done: int, wanted: int) -> None:
-        trained = settings.count - (wanted - done) / settings.steps
-        ran = f", {done / settings.steps * epochs:.0f} epochs" if wanted else ""
-        watcher.update("experts", trained, settings.count, f"{int(trained)} of {settings.count} trained{ran}")
-
-    return fill_buffer(problem, crew, root, show, recruits)
-
-
-def experts_alone(problem: Problem, root: Place, workers: int, watcher: Watcher, gpus: float = 0.0) -> TrajectoryBuffer:
-    """`experts_with_progress`, by workers that are there for it alone: none where no expert is missing."""
-    with Crew(ray.put(problem), [], gpus) as crew:
-        return experts_with_progress(problem, crew, root, watcher, workers)
 
 
 def _experts(
@@ -267,7 +165,7 @@ def _distillation(
     folder: RunFolder,
     budget_s: float | None,
     watcher: Watcher,
-) -> dict[str, Any]:
+) -> Finished:
     """The finished run, by as many members as match together."""
     show = _shown(watcher, budget_s, config.most_steps(budget_s))
     if config.matchers == 1 or crew.gpus:
@@ -288,7 +186,7 @@ def _distillation(
 
 def _by_one(
     crew: Crew, buffer: TrajectoryBuffer, folder: RunFolder, budget_s: float | None, show: Callable[[Row], None]
-) -> dict[str, Any]:
+) -> Finished:
     """By a member that the others score for; by another, from the last checkpoint, if it is lost.
 
     Gives up where that keeps happening at the same outer step.
@@ -305,7 +203,7 @@ def _by_one(
                 if row.outer_step > furthest:
                     losses, furthest = 0, row.outer_step
                 show(row)
-            found: dict[str, Any] = ray.get(leader.result.remote())
+            found: Finished = ray.get(leader.finished.remote())
         except RayTaskError as error:
             raise cause_of(error, "distilling") from error
         except LOST as error:
@@ -340,51 +238,3 @@ def _evaluation(
     found = evaluators.predict(crew, todo, synthetic, problem.config.ipc, show)
     labels = torch.tensor(problem.dataset.test.labels)
     return [(job, score(torch.tensor(shares), labels)) for job in todo for shares in found[job]]
-
-
-def synthetic_set(problem: Problem, found: dict[str, Any], cost: dict[str, float]) -> SyntheticSet:
-    """The artefact of a finished distillation, its recipe included."""
-    data, config = problem.dataset, problem.config
-    images = found["images"].astype(np.float32)
-    network = config.network.model_dump(mode="json")
-    network["depth"] = network["depth"] or default_depth(data.resolution)
-    recipe = {
-        "shape": list(images.shape[1:]),
-        "ipc": config.ipc,
-        "soft_labels": found["soft"],
-        # Nobody has learned the one that a set begins with.
-        "inner_lr": found["inner_lr"] if config.learns_inner_lr and found["kept_step"] else None,
-        "normalisation": {
-            "mean": problem.whitening.mean.tolist(),
-            "std": problem.whitening.std.tolist(),
-            "zca": problem.experts.zca,
-        },
-        "augmentation": list(problem.ops) if config.images.augment else [],
-        "network": {"name": "convnet", **network},
-        "initialisation": config.images.init,
-        "seed": config.seed,
-        "validation_balanced_accuracy": found["kept_score"],
-        "outer_step": found["kept_step"],
-        "cost": cost,
-        "dataset": {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "class_names": list(data.class_names),
-            "task": data.task,
-            "licence": data.licence,
-            "source": data.source,
-            "notes": list(data.notes),
-        },
-        "config": _told(config, data),
-        "versions": {
-            "ptm-ray": __version__,
-            "torch": torch.__version__,
-            "ray": ray.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    labels = found["classes"].astype(np.int64)
-    soft = found["labels"].astype(np.float32) if found["soft"] else None
-    whole = problem.whitening.zca
-    zca = None if whole is None else whole.stored.numpy()
-    return SyntheticSet(images, problem.pixels(torch.tensor(images)), labels, soft, recipe, zca)

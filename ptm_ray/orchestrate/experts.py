@@ -11,6 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 from ptm_ray.errors import WorkerFailed
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
+from ptm_ray.orchestrate.watcher import Watcher
 from ptm_ray.orchestrate.workers import LOST
 from ptm_ray.stages.experts import store_of
 from ptm_ray.stages.problem import Problem
@@ -58,6 +59,26 @@ def fill_buffer(
     together = max(1, min(together, -(-len(missing) // max(1, len(crew.members)))))
     refs.update(_Run(problem, crew, experts_root.absolute(), progress, together).train(missing))
     return TrajectoryBuffer(store, tuple(tuple(refs[expert]) for expert in range(count)))
+
+
+def experts_with_progress(
+    problem: Problem, crew: Crew, root: Place, watcher: Watcher, recruits: int = 0
+) -> TrajectoryBuffer:
+    """`fill_buffer`, its progress shown to the watcher."""
+    settings, epochs = problem.experts, problem.epochs()[-1]
+
+    def show(done: int, wanted: int) -> None:
+        trained = settings.count - (wanted - done) / settings.steps
+        ran = f", {done / settings.steps * epochs:.0f} epochs" if wanted else ""
+        watcher.update("experts", trained, settings.count, f"{int(trained)} of {settings.count} trained{ran}")
+
+    return fill_buffer(problem, crew, root, show, recruits)
+
+
+def experts_alone(problem: Problem, root: Place, workers: int, watcher: Watcher, gpus: float = 0.0) -> TrajectoryBuffer:
+    """`experts_with_progress`, by workers that are there for it alone: none where no expert is missing."""
+    with Crew(ray.put(problem), [], gpus) as crew:
+        return experts_with_progress(problem, crew, root, watcher, workers)
 
 
 class _Run:

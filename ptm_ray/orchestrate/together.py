@@ -61,7 +61,7 @@ class TorchTeam:
             at += part.numel()
         return Gradients(*means)
 
-    def told(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The first one's."""
         box: list[Any] = [value]
         torch.distributed.broadcast_object_list(box, src=0)

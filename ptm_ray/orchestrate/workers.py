@@ -24,8 +24,9 @@ from ptm_ray.evaluation.train import Training
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.experts import ExpertTrainer, store_of
+from ptm_ray.stages.finished import Finished
 from ptm_ray.stages.matching import Row
-from ptm_ray.stages.memory import keep_memory, peak_memory
+from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Evaluator, InlineScorer, Scorer
 from ptm_ray.store.checkpoints import RunFolder
@@ -87,25 +88,10 @@ class Worker:
         self._distillation = Distillation(self._problem, buffer, scorer, RunFolder(folder))
         yield from self._distillation.run(budget_s)
 
-    def result(self) -> dict[str, Any]:
-        """The distillation's best set and history, as arrays and plain values."""
-        run = self._distillation
-        assert run is not None
-        kept, chosen = run.result(), run.selection.kept
-        return {
-            "images": kept.images.cpu().numpy(),
-            "classes": kept.classes.cpu().numpy(),
-            "labels": kept.labels().cpu().numpy(),
-            "soft": kept.label_logits is not None,
-            "inner_lr": kept.inner_lrs(),
-            "rows": run.rows,
-            "cycles": run.cycles,
-            "scores": run.selection.scores,
-            "kept_step": chosen.outer_step if chosen else run.step,
-            "kept_score": chosen.score if chosen else None,
-            "elapsed_s": run.elapsed_s,
-            "peak_memory_bytes": peak_memory(self._problem.device),
-        }
+    def finished(self) -> Finished:
+        """The distillation's best set and history."""
+        assert self._distillation is not None
+        return Finished.of(self._distillation)
 
     def _training_set(self, synthetic: Arrays | None) -> TrainingSet | None:
         return None if synthetic is None else self._problem.training_set(*synthetic)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ptm_ray.config.models import MatchingSettings
+from ptm_ray.config.parts import MatchingSettings
 from ptm_ray.core import augment
 from ptm_ray.core.by_class import ImageGradients
 from ptm_ray.core.characteristic import FREQUENCIES, Sampler, calibrate, match_characteristics

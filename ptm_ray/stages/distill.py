@@ -80,7 +80,7 @@ class Distillation:
         network = problem.network(precision=config.student.precision)
         workplace = Workplace(problem, network, seeds, self.learner, ops, self.team)
         self.matcher = self._make_matcher(workplace, trajectories)
-        saved = self.team.told(folder.load_checkpoint(problem.device) if self.team.rank == 0 else None)
+        saved = self.team.broadcast(folder.load_checkpoint(problem.device) if self.team.rank == 0 else None)
         if saved is not None:
             self.load_state_dict(saved)
             return
@@ -136,7 +136,7 @@ class Distillation:
         until = most if stop_after is None else min(most, self.step + stop_after)
         while self.step < until:
             started = time.monotonic()
-            spent, due = self.team.told((self._spent(most, budget_s), started - saved > self.checkpoint_every_s))
+            spent, due = self.team.broadcast((self._spent(most, budget_s), started - saved > self.checkpoint_every_s))
             if spent >= 1:
                 break
             if due:
@@ -216,4 +216,4 @@ class Distillation:
     def _agree(self) -> None:
         """All go on from the first one's set: machines of several kinds may round differently, and drift apart."""
         if self.team.size > 1:
-            self.learner.load_state_dict(self.team.told(self.learner.state_dict()))
+            self.learner.load_state_dict(self.team.broadcast(self.learner.state_dict()))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptm_ray.config.models import OverlapSettings
+from ptm_ray.config.parts import OverlapSettings
 from ptm_ray.core import overlap
 from ptm_ray.core.distill import Learner, Separation
 from ptm_ray.core.overlap import Cycle, Halves, Phase
@@ -81,7 +81,7 @@ class Mitigation:
         self._half = problem.config.ipc // 2
         self._network, self._seeds, self._validate = network, seeds, validate
         # Ratios decide what comes next, and machines of several kinds round differently: one must decide for all.
-        self._told = team.told
+        self._broadcast = team.broadcast
         self._cycle = Cycle(Phase.MATCH, self._look_every)
         self._halves: Halves | None = None
         self._before: _Before | None = None
@@ -130,7 +130,7 @@ class Mitigation:
         At the cycle's end, keeps it only if validation accuracy did not suffer. Returns where the schedule goes on: at
         `progress`, or where it stood before a cycle that is undone.
         """
-        if self.phase is Phase.SEPARATE and (ratio := self._told(ratio)) is not None and ratio >= self._enough:
+        if self.phase is Phase.SEPARATE and (ratio := self._broadcast(ratio)) is not None and ratio >= self._enough:
             self._cycle = self._cycle._replace(left=1)
         last = Phase.RETRAIN if self._settings.retrain_steps else Phase.SEPARATE
         if self.phase is not last or self._cycle.left > 1:
@@ -182,7 +182,7 @@ class Mitigation:
         now, real = learner.result(), self._references(theta, "overlap", outer_step)
         with torch.no_grad():
             ratio = float(overlap.overlap_ratio(self._network, theta, now.images, now.classes, halves, real))
-        return float(self._told(ratio))
+        return float(self._broadcast(ratio))
 
 
 def applies(problem: Problem) -> bool:

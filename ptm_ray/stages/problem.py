@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ptm_ray.config import DistillConfig
-from ptm_ray.config.models import ExpertSettings
+from ptm_ray.config.parts import ExpertSettings
 from ptm_ray.core import nets, whitening
 from ptm_ray.core.params import Network
 from ptm_ray.core.synthetic import require_enough, require_enough_in_all

@@ -33,7 +33,7 @@ class Team(Protocol):
         """Of everybody's gradients."""
         ...
 
-    def told(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What the first one passes here."""
         ...
 
@@ -51,7 +51,7 @@ class Alone:
         """Its own."""
         return gradients
 
-    def told(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The value itself."""
         return value
 
@@ -69,4 +69,4 @@ class TeamScorer:
 
     def collect(self, wait: bool) -> list[tuple[int, Tensor]]:
         """What the first one has got."""
-        return self._team.told(self._scorer.collect(wait) if self._team.rank == 0 else [])
+        return self._team.broadcast(self._scorer.collect(wait) if self._team.rank == 0 else [])

@@ -60,11 +60,11 @@ class TrajectoryMatching:
 
     def begin(self, hits: Callable[[], torch.Tensor]) -> None:
         """Finds where progressive segments begin and, where it is not given, the first inner lr."""
-        told = self._at.team.told
-        self._plan_segments(told(self._head_start(hits)))
+        broadcast = self._at.team.broadcast
+        self._plan_segments(broadcast(self._head_start(hits)))
         self.progress = self.segments.schedule.begin()
         if self._config.student.inner_lr is None:
-            self._at.learner.synthetic.log_lr.copy_(told(self._searched_log_lr()))
+            self._at.learner.synthetic.log_lr.copy_(broadcast(self._searched_log_lr()))
 
     def state_dict(self) -> dict[str, Any]:
         """Where segments and mitigation stand."""
@@ -137,7 +137,7 @@ class TrajectoryMatching:
             find=self._find,
         )
         if learner.easy is not None:
-            learner.easy = self._at.team.told(learner.easy)
+            learner.easy = self._at.team.broadcast(learner.easy)
         if not metrics.skipped:
             self.progress = self.segments.schedule.advance(self.progress, segment, step, metrics.loss)
         if self.mitigation is not None:

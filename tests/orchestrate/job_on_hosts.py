@@ -14,7 +14,8 @@ import ray
 import ptm_ray as ptm
 from ptm_ray.config.base import merge
 from ptm_ray.orchestrate.crew import Crew
-from ptm_ray.orchestrate.distill import Nobody, experts_with_progress
+from ptm_ray.orchestrate.experts import experts_with_progress
+from ptm_ray.orchestrate.watcher import Nobody
 from ptm_ray.store.places import Place
 from tests.small import SETTINGS, small_dataset, small_problem
 

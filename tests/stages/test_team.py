@@ -49,7 +49,7 @@ class Member:
         said = self._team.exchange(self.rank, gradients)
         return Gradients(*(torch.stack(parts).mean(0) for parts in zip(*said, strict=True)))
 
-    def told(self, value):
+    def broadcast(self, value):
         return self._team.exchange(self.rank, value)[0]
 
 
