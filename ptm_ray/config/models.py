@@ -174,6 +174,15 @@ class DistillConfig(Settings):
         """Whether anything moves the inner lr: students that match trajectories do."""
         return self.matching.what == "trajectories" and self.outer_steps != 0
 
+    @property
+    def paced_by_run(self) -> bool:
+        """Whether what is matched depends on how much of the run is over, not on its outer steps alone."""
+        return (
+            (self.subsets.count > 1 and self.subsets.steps is None)
+            or (self.schedule.kind in ("count", "window") and self.schedule.growth is None)
+            or (self.matching.easy_base > 0 and self.matching.easy_every is None)
+        )
+
     def later_share(self, start: int) -> float:
         """Share of later segments among those of a schedule whose progressive ones begin at snapshot `start`."""
         if self.schedule.later_share is not None:

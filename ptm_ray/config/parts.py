@@ -16,6 +16,9 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+#: Shares of a run over which the range of starts widens (Guo et al. 2024: 1,000 of 10,000 outer steps), and over which
+#: an end does that grows by count (own choice); and how often what counts as easy grows (HoP-TM: every 500 of 10,000).
+WINDOW_GROWTH, COUNT_GROWTH, EASY_TIMES = 0.1, 0.5, 20
 #: e to the power of this is still a number.
 LARGEST_EXPONENT = 700.0
 
@@ -115,9 +118,10 @@ class ScheduleSettings(Settings):
     """progress: the end moves on once the smoothed matching loss is below this."""
     patience: Positive = 15
     """progress: … or after this many outer steps at one end, later segments (`later_share`) left out."""
-    growth: Positive = 200
-    """count: outer steps over which the end grows from `end_min` to `end_max`. window: over which the latest start does
-    from `start_first` to `start_max`."""
+    growth: Positive | None = None
+    """count: outer steps over which the end grows from `end_min` to `end_max`, by default half of the run's. window:
+    over which the latest start does from `start_first` to `start_max`, by default a tenth, as published. Of its time,
+    where the run has a time budget."""
     shape: Literal["linear", "cosine", "stepped"] = "linear"
     """count: how it grows."""
     later_share: Share | None = None
@@ -149,6 +153,12 @@ class ScheduleSettings(Settings):
         if self.start_first is not None and self.start_max is not None and self.start_max < self.start_first:
             raise ValueError(f"start_max {self.start_max} lies before start_first {self.start_first}")
         return self
+
+    def grown(self, outer_steps: int, spent: float) -> float:
+        """How much of the growth is over after so many outer steps, with a share `spent` of the run; all of it at 1."""
+        if self.growth is not None:
+            return outer_steps / self.growth
+        return spent / (WINDOW_GROWTH if self.kind == "window" else COUNT_GROWTH)
 
     @property
     def progressive(self) -> bool:
@@ -272,16 +282,18 @@ class MatchingSettings(Settings):
     expert's mean squared path, at first. 0: all count from the start."""
     easy_growth: Annotated[float, Field(ge=1)] = 1.5
     """Factor by which `easy_base` grows each time."""
-    easy_every: Positive = 100
-    """Outer steps from one growth of `easy_base` to the next."""
+    easy_every: Positive | None = None
+    """Outer steps from one growth of `easy_base` to the next; by default a twentieth of the run, of its time where it
+    has a time budget, as published."""
     shape_weight: Annotated[float, Field(ge=0)] = 0.0
     """trajectories: HoP-TM's λ: how much the angles between start, middle and end count beside the distance."""
 
-    def easy_below(self, outer_step: int) -> float | None:
-        """The threshold at an outer step; None where all parameters count."""
+    def easy_below(self, outer_step: int, spent: float) -> float | None:
+        """The threshold at an outer step, with a share `spent` of the run over; None where all parameters count."""
         if not self.easy_base:
             return None
-        grown = math.log(self.easy_base) + outer_step // self.easy_every * math.log(self.easy_growth)
+        times = int(spent * EASY_TIMES) if self.easy_every is None else outer_step // self.easy_every
+        grown = math.log(self.easy_base) + times * math.log(self.easy_growth)
         return math.exp(min(grown, LARGEST_EXPONENT))
 
 

@@ -24,8 +24,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "mtt": MTT,
     # Guo et al. 2024. Not as published: experts are those of the other methods rather than flat ones, labels are
     # learned by the optimiser and at the rate of this engine, an update that explodes makes the inner lr back off, and
-    # lengths, steps and rates are MTT's here rather than those of 32 pixels and 100 epochs; the range widens over 200
-    # outer steps, not 1000; and the gate is 1.1 at any ipc, published for one image per class and 1 for more.
+    # lengths, steps and rates are MTT's here rather than those of 32 pixels and 100 epochs; and the gate is 1.1 at any
+    # ipc, published for one image per class and 1 for more.
     "datm": merge(
         MTT,
         {
@@ -48,7 +48,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "seqmatch": merge(MTT, {"subsets": {"count": 3, "continued": "in-sequence"}}),
     "pdd": merge(MTT, {"subsets": {"count": 3}}),
     # HoP-TM, MICCAI 2025. Not as published: as ftd; segments begin anywhere; and the threshold is relative to the path,
-    # beginning where published values would on networks of its size, and growing as often in the default outer steps.
+    # beginning where published values would on networks of its size.
     "hoptm": merge(MTT, {"experts": FLAT, "matching": {"easy_base": 3e-4, "shape_weight": 0.5}}),
     # Cui et al. 2023, its approximate gradient alone: without the labels that its target experts give.
     "tesla": merge(MTT, {"student": {"gradient": "tesla"}}),

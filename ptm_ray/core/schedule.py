@@ -43,8 +43,10 @@ class Schedule(Protocol):
     def segment(self, progress: Progress, generator: torch.Generator) -> Segment:
         """The segment of an outer step; what is random about it comes from `generator`."""
 
-    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
-        """Where it stands once that segment was matched with that loss."""
+    def advance(self, progress: Progress, matched: Segment, grown: float, loss: float) -> Progress:
+        """Where it stands once that segment was matched with that loss; what grows by count has `grown` so far, from 0
+        to 1 and beyond.
+        """
 
     def typical(self) -> list[tuple[float, Segment]]:
         """Segments that stand for all, each with its share of the outer steps: what a run costs is told from them."""
@@ -82,7 +84,7 @@ class Growing(ABC):
         return self.at(progress)
 
     @abstractmethod
-    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress: ...
+    def advance(self, progress: Progress, matched: Segment, grown: float, loss: float) -> Progress: ...
 
     def typical(self) -> list[tuple[float, Segment]]:
         return [(0.5, Segment(self.start, end)) for end in (self.end_min, self.end_max)]
@@ -93,14 +95,12 @@ class Growing(ABC):
 
 @dataclass(frozen=True)
 class ByCount(Growing):
-    """An end that grows over `growth` outer steps, along g, then holds."""
+    """An end that grows along g with the count of outer steps, then holds."""
 
-    growth: int
     shape: str = "linear"
 
-    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
-        share = grow(self.shape, (outer_step + 1) / self.growth)
-        end = self.end_min + round((self.end_max - self.end_min) * share)
+    def advance(self, progress: Progress, matched: Segment, grown: float, loss: float) -> Progress:
+        end = self.end_min + round((self.end_max - self.end_min) * grow(self.shape, grown))
         return Progress(float(end), loss, progress.steps + 1)
 
 
@@ -117,7 +117,7 @@ class ByProgress(Growing):
     patience: int
     smoothing: float = 0.7
 
-    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
+    def advance(self, progress: Progress, matched: Segment, grown: float, loss: float) -> Progress:
         known = not math.isnan(progress.loss)
         smoothed = self.smoothing * progress.loss + (1 - self.smoothing) * loss if known else loss
         steps = progress.steps + 1
@@ -141,7 +141,7 @@ class RandomSegments:
         start = int(torch.randint(self.start_min, self.start_max + 1, (), generator=generator))
         return Segment(start, start + self.length)
 
-    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
+    def advance(self, progress: Progress, matched: Segment, grown: float, loss: float) -> Progress:
         return progress
 
     def typical(self) -> list[tuple[float, Segment]]:
@@ -156,14 +156,13 @@ class RandomSegments:
 class GrowingWindow:
     """DATM: `length` snapshots from a start drawn uniformly from start_min … latest (both inclusive).
 
-    The latest start grows linearly from `start_first` to `start_max` over `growth` outer steps: what experts learn
-    first is matched first. Source: Guo et al. 2024.
+    The latest start grows linearly from `start_first` to `start_max`: what experts learn first is matched first.
+    Source: Guo et al. 2024.
     """
 
     start_first: int
     start_max: int
     length: int
-    growth: int
     start_min: int = 0
 
     def begin(self) -> Progress:
@@ -172,9 +171,8 @@ class GrowingWindow:
     def segment(self, progress: Progress, generator: torch.Generator) -> Segment:
         return self._window(round(progress.end) - self.length).segment(progress, generator)
 
-    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
-        share = grow("linear", (outer_step + 1) / self.growth)
-        latest = self.start_first + round((self.start_max - self.start_first) * share)
+    def advance(self, progress: Progress, matched: Segment, grown: float, loss: float) -> Progress:
+        latest = self.start_first + round((self.start_max - self.start_first) * grow("linear", grown))
         return Progress(float(latest + self.length), loss, progress.steps + 1)
 
     def typical(self) -> list[tuple[float, Segment]]:
@@ -205,10 +203,10 @@ class Interleaved:
         late = float(torch.rand((), generator=generator)) < self.share
         return (self.later if late else self.progressive).segment(progress, generator)
 
-    def advance(self, progress: Progress, matched: Segment, outer_step: int, loss: float) -> Progress:
+    def advance(self, progress: Progress, matched: Segment, grown: float, loss: float) -> Progress:
         if matched != self.progressive.at(progress):
             return progress
-        return self.progressive.advance(progress, matched, outer_step, loss)
+        return self.progressive.advance(progress, matched, grown, loss)
 
     def typical(self) -> list[tuple[float, Segment]]:
         parts = ((1 - self.share, self.progressive), (self.share, self.later))

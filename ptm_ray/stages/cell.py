@@ -68,17 +68,17 @@ def run_cell(
     run = Distillation(problem, trajectories, InlineScorer(testing.evaluator), folder)
     early = folder.root / "equal-steps.npz"
     folder.place.pull(early.name)
-    # Subsets share a run between them: after some of its steps the later ones have not been learned at all.
-    staged, wanted = problem.config.subsets.count > 1, "equal-steps" in asked.conditions
+    # What is paced by its run is in the middle of it then: later subsets, say, have not been learned at all.
+    paced, wanted = problem.config.paced_by_run, "equal-steps" in asked.conditions
     for _ in run.run(None if asked.budget_minutes is None else 60 * asked.budget_minutes):
-        if run.step == asked.equal_steps and wanted and not staged:
+        if run.step == asked.equal_steps and wanted and not paced:
             _keep(early, testing.of("equal-steps", run.as_it_is()))
             folder.place.push(early.name)
     kept = run.selection.kept
     learned = (run.step if kept is None else kept.outer_step) > 0 and problem.config.learns_inner_lr
     tested = list(testing.finished(run.result(), learned=learned))
     tested += _kept(early, "equal-steps") if early.exists() else []
-    if staged and wanted:
+    if paced and wanted:
         tested += testing.of("equal-steps", _of_equal_steps(problem, trajectories, folder, asked))
     return tested, Cost(run.elapsed_s, run.step, peak_memory(problem.device), _mitigated(run.cycles))
 

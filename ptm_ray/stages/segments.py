@@ -31,11 +31,11 @@ def make_schedule(config: DistillConfig, start: int) -> Schedule:
     if settings.kind == "window":
         earliest = settings.start_min or 0
         first = (earliest + start_max) // 2 if settings.start_first is None else settings.start_first
-        return GrowingWindow(first, start_max, settings.length, settings.growth, earliest)
+        return GrowingWindow(first, start_max, settings.length, earliest)
     end_min = settings.end_min or max(start + 1, math.ceil((start + config.end_max) / 2))
     progressive: Growing
     if settings.kind == "count":
-        progressive = ByCount(end_min, config.end_max, settings.growth, settings.shape, start=start)
+        progressive = ByCount(end_min, config.end_max, settings.shape, start=start)
     else:
         progressive = ByProgress(end_min, config.end_max, settings.threshold, settings.patience, start=start)
     share = config.later_share(start)

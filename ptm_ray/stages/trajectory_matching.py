@@ -108,6 +108,7 @@ class TrajectoryMatching:
 
     def prepare(self, outer_step: int, spent: float) -> None:
         """Draws segment, expert and batches; looks at the overlap where a look is due."""
+        self._spent = spent
         self._segment, expert = self._draw("segment", outer_step, self.segments.schedule)
         # One segment for all matchers, lest some wait for others' longer ones; an expert for each.
         self._drawn = [
@@ -139,7 +140,8 @@ class TrajectoryMatching:
         if learner.easy is not None:
             learner.easy = self._at.team.broadcast(learner.easy)
         if not metrics.skipped:
-            self.progress = self.segments.schedule.advance(self.progress, segment, step, metrics.loss)
+            grown = self._config.schedule.grown(step + 1, self._spent)
+            self.progress = self.segments.schedule.advance(self.progress, segment, grown, metrics.loss)
         if self.mitigation is not None:
             self.progress = self.mitigation.advance(learner, step + 1, metrics.overlap, self.progress)
         return Row(
@@ -158,7 +160,7 @@ class TrajectoryMatching:
     def _student(self, step: int, expert: int, batches: list[Batch]) -> Student:
         """Of that expert, on the segment that was drawn."""
         start, target = (self._vector(expert, snapshot) for snapshot in self._segment)
-        below = self._config.matching.easy_below(step)
+        below = self._config.matching.easy_below(step, self._spent)
         easy = None if below is None else Easy(self._at.learner.easy, below)
         shape = self.segments.shape(self._segment, partial(self._vector, expert))
         return Student(start, target, batches, Matching(easy, shape))

@@ -143,16 +143,37 @@ def test_hoptm_is_ftd_that_matches_what_is_easy_first_and_the_shape_of_the_way()
     assert (hoptm["experts"]["flat_radius"], hoptm["experts"]["flat_gap"]) == (0.01, 0.3)
     assert (hoptm["schedule"]["kind"], hoptm["overlap"]["enabled"]) == ("random", False)
     assert {name for name in hoptm if hoptm[name] != ftd[name]} == {"method", "matching"}
-    own = {"easy_base": 3e-4, "easy_growth": 1.5, "easy_every": 100, "shape_weight": 0.5}
+    own = {"easy_base": 3e-4, "easy_growth": 1.5, "easy_every": None, "shape_weight": 0.5}
     assert hoptm["matching"] == {**ftd["matching"], **own}
     assert (ftd["matching"]["easy_base"], ftd["matching"]["shape_weight"]) == (0, 0)
 
 
 def test_the_threshold_of_what_is_easy_grows_by_its_factor_and_stays_a_number():
     easy = MatchingSettings(easy_base=1e-3, easy_growth=3.0, easy_every=5)
-    assert [easy.easy_below(step) for step in (0, 4, 5, 14)] == pytest.approx([1e-3, 1e-3, 3e-3, 9e-3])
-    assert 1e300 < easy.easy_below(10**9) < float("inf")
-    assert MatchingSettings().easy_below(7) is None
+    assert [easy.easy_below(step, 0.5) for step in (0, 4, 5, 14)] == pytest.approx([1e-3, 1e-3, 3e-3, 9e-3])
+    assert 1e300 < easy.easy_below(10**9, 0.5) < float("inf")
+    assert MatchingSettings().easy_below(7, 0.5) is None
+
+
+def test_without_a_number_of_steps_what_is_easy_grows_twenty_times_over_the_run():
+    easy = MatchingSettings(easy_base=1e-3, easy_growth=2.0)
+    for steps in (40, 1000):
+        below = [easy.easy_below(step, step / steps) for step in range(steps)]
+        assert sorted(set(below)) == pytest.approx([1e-3 * 2.0**times for times in range(20)])
+        assert all(below.count(level) == steps // 20 for level in below)
+
+
+def test_without_a_number_of_steps_growth_by_count_takes_its_share_of_the_run():
+    for kind, share in (("count", 0.5), ("window", 0.1)):
+        schedule = ScheduleSettings(kind=kind)
+        assert schedule.grown(7, 0.0) == 0
+        assert schedule.grown(7, share / 2) == pytest.approx(0.5)
+        assert schedule.grown(7, share) == pytest.approx(1)
+        assert ScheduleSettings(kind=kind, growth=20).grown(7, share) == pytest.approx(7 / 20)
+    paced = {"ptm": False, "mtt": False, "datm": True, "hoptm": True, "pdd": True, "seqmatch": True, "dm": False}
+    assert {method: resolve({"method": method}).paced_by_run for method in paced} == paced
+    for fixed in ({"schedule": {"growth": 9}}, {"method": "datm", "schedule": {"growth": 9}}):
+        assert not resolve(fixed).paced_by_run
 
 
 def test_the_fingerprint_is_the_same_for_the_same_settings_and_changes_with_any_other():

@@ -166,10 +166,11 @@ def test_subsets_are_published_one_after_another_and_unified_at_once(tmp_path, m
     assert torch.equal(first[1], labels[[0, 2, 4]])
 
 
-def test_methods_whose_subsets_share_a_run_have_one_of_equal_steps_for_it(tmp_path, trained):
+@pytest.mark.parametrize("method", ["pdd", "hoptm"])
+def test_methods_that_are_paced_by_their_run_have_one_of_equal_steps_for_it(tmp_path, trained, method):
     settings = {**SETTINGS, "schedule": {"kind": "random"}, "outer_steps": 8}
-    asked = {"methods": ["pdd"], "conditions": ["unified", "equal-steps"], "settings": settings}
-    problem, scores = run(tmp_path / "cell", "pdd", **asked)
+    asked = {"methods": [method], "conditions": ["unified", "equal-steps"], "settings": settings}
+    problem, scores = run(tmp_path / "cell", method, **asked)
     assert conditions(scores) == [("unified", 0), ("unified", 1), ("equal-steps", 0)]
     early = trained[-1][0]
 

@@ -417,6 +417,19 @@ def test_datm_begins_with_images_and_labels_of_the_experts_and_widens_its_range_
     assert not torch.equal(run.learner.synthetic.label_logits, expected)
 
 
+def test_the_range_of_datm_widens_over_a_tenth_of_the_run_however_long_it_is(tmp_path):
+    for outer_steps in (20, 60):
+        schedule = {"kind": "window", "growth": None, "start_first": 0}
+        problem = small_problem(method="datm", schedule=schedule, outer_steps=outer_steps)
+        run = distillation(problem, tmp_path / str(outer_steps), ScriptedScorer(0.5))
+        latest = []
+        for _ in run.run():
+            latest.append(run.matcher.progress.end - 2)
+        widest = latest.index(3)
+        assert latest[widest:] == [3] * (outer_steps - widest)
+        assert outer_steps / 10 - 1 <= widest <= outer_steps / 10 + 1
+
+
 def test_mct_matches_random_segments_of_the_straight_line(tmp_path):
     problem = small_problem(method="mct", schedule={"kind": "random"})
     trajectories = InMemory(problem)
