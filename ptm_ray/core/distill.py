@@ -19,7 +19,7 @@ from ptm_ray.core.overlap import Halves, Reference, separation_gradient
 from ptm_ray.core.params import Network
 from ptm_ray.core.synthetic import ANYWHERE, Position, Synthetic
 from ptm_ray.core.types import Float, Tensor
-from ptm_ray.core.unroll import RECOMPUTE, Gradients, Plan, Student, mean_gradients, roll_out
+from ptm_ray.core.unroll import Gradients, Student, mean_gradients, roll_out
 
 #: Inner lr is multiplied by this when an update is skipped: a student that explodes took too long steps.
 BACK_OFF = 0.5
@@ -200,11 +200,9 @@ def outer_step(
     *,
     pace: float = 1.0,
     position: Position = ANYWHERE,
-    plan: Plan = RECOMPUTE,
     separation: Separation | None = None,
     moving: Tensor | None = None,
     mean: Callable[[Gradients], Gradients] | None = None,
-    exact: bool = True,
     find: Callable[..., Gradients] | None = None,
 ) -> StepMetrics:
     """Matches students to what they should become and updates the synthetic set in place, by their mean gradient.
@@ -214,14 +212,14 @@ def outer_step(
 
     `separation` also climbs the overlap ratio (the separate phase), by its gradient scaled to `weight` times the norm
     of the matching gradient; `moving` limits the update to those rows (separate and retrain). `mean` is what several
-    processes that match a segment each make of their gradients. `exact` is as in `matching_gradients`. `find` is
-    another way to this network's `mean_gradients`. An update that is not finite, or whose loss has exploded, is skipped
-    and the inner lr backs off; what has become easy (see `Easy`) for the first student is remembered otherwise.
+    processes that match a segment each make of their gradients. `find` is how this network's `mean_gradients` are
+    found, by default exactly and within the least memory. An update that is not finite, or whose loss has exploded, is
+    skipped and the inner lr backs off; what has become easy (see `Easy`) for the first student is remembered otherwise.
     """
     now = learner.synthetic
     log_lr = learner.synthetic.log_lr_at(position) + math.log(pace)
     find = find or partial(mean_gradients, network)
-    gradients = find(students, now.images, now.labels(), log_lr, plan=plan, exact=exact)
+    gradients = find(students, now.images, now.labels(), log_lr)
     if mean is not None:
         gradients = mean(gradients)
     loss, inner_lr = float(gradients.loss), math.exp(float(learner.synthetic.log_lr_at(position)))

@@ -5,7 +5,7 @@ and how they are augmented differs from one outer step to the next and stays out
 together before, and its derivative taken once afterwards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -59,9 +59,9 @@ class _Step:
         return self._recording()
 
 
-def finder(network: Network, device: torch.device) -> "Replays | None":
-    """What is faster there than `mean_gradients` itself, if anything is."""
-    return Replays(network) if device.type == "cuda" else None
+def finder(network: Network, device: torch.device) -> Callable[..., Gradients]:
+    """The network's `mean_gradients`, in the way that is fastest there."""
+    return Replays(network) if device.type == "cuda" else partial(mean_gradients, network)
 
 
 class Replays:

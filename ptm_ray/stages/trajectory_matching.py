@@ -130,12 +130,10 @@ class TrajectoryMatching:
             students,
             pace=self.segments.pace(segment),
             position=self.segments.position(segment, self.progress),
-            plan=self._plan(students[0]),
             separation=None if self.mitigation is None else self.mitigation.separation(),
             moving=self._moving if self.mitigation is None else self.mitigation.moving,
             mean=self._at.team.mean,
-            exact=self._config.student.gradient == "exact",
-            find=self._find,
+            find=partial(self._find, plan=self._plan(students[0]), exact=self._config.student.gradient == "exact"),
         )
         if learner.easy is not None:
             learner.easy = self._at.team.broadcast(learner.easy)
