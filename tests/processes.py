@@ -51,4 +51,4 @@ def assert_says_that_it_was_interrupted(command: subprocess.Popen[str]) -> None:
     assert command.returncode == 130, err
     assert err.splitlines()[-1] == "ptm-ray: interrupted; the same command goes on from the last checkpoint"
     assert "Traceback" not in err
-    assert out == ""
+    assert out == "", out

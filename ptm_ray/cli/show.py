@@ -1,5 +1,6 @@
 """Progress on standard error, tables and the last line on standard output."""
 
+import contextlib
 import json
 import logging
 import sys
@@ -21,7 +22,10 @@ QUIET_EVERY_S = 15.0
 
 
 class Bars:
-    """A bar for every stage on a terminal; a line now and then in a log file."""
+    """A bar for every stage on a terminal; a line now and then in a log file.
+
+    Meanwhile standard output, which is for results, is standard error: Ray prints there what befalls its tasks.
+    """
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -43,6 +47,8 @@ class Bars:
         logging.getLogger("ptm_ray").setLevel(logging.INFO)
 
     def __enter__(self) -> Self:
+        self._aside = contextlib.redirect_stdout(sys.stderr)
+        self._aside.__enter__()
         self._progress.start()
         return self
 
@@ -52,6 +58,7 @@ class Bars:
         if kind is None:
             self._say_what_waits()
         self._progress.stop()
+        self._aside.__exit__(kind, error, trace)
 
     def update(self, stage: str, done: float, total: float, words: str = "") -> None:
         """Moves a stage's bar to `done` of `total`."""

@@ -13,6 +13,7 @@ import torch
 import ptm_ray as ptm
 from ptm_ray.cli import main
 from ptm_ray.cli.flags import base_config
+from ptm_ray.cli.show import Bars
 from ptm_ray.data.load import load_training_images
 from tests.files import write_dataset
 from tests.processes import environment_without_ray
@@ -275,3 +276,18 @@ def test_a_reader_that_has_seen_enough_of_the_help_hears_no_complaint(folder):
     said = subprocess.run(piped, shell=True, cwd=folder, capture_output=True, text=True, timeout=60)
     assert said.stdout.startswith("usage: ptm-ray distill")
     assert said.stderr == ""
+
+
+def test_what_others_print_while_a_command_works_is_no_result(capsys):
+    def interrupted():
+        with Bars() as bars:
+            print("what befell a task")
+            bars.update("experts", 1, 2, "1 of 2")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    print("a result")
+    seen = capsys.readouterr()
+    assert seen.out == "a result\n"
+    assert seen.err.splitlines() == ["what befell a task", "experts: 50 % (1 of 2)"]
