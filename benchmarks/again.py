@@ -28,12 +28,13 @@ KEPT += ("distillation_s", "peak_memory_bytes")
 
 def wanted(asked: "SuiteConfig", table: "CellTable", done: list[str]) -> dict["Cell", dict[str, Any]]:
     """Cells of the suite that the table has, but for those that are done, each with a row of it."""
+    from ptm_ray.store.cells import key_of
+
     held: dict[Any, dict[str, Any]] = {}
     for row in table.rows:
         if row["error"] is None:
-            held.setdefault((row["dataset"], row["ipc"], row["method"], row["seed"]), row)
-    keys = {cell: (cell.dataset, cell.ipc, cell.method, cell.seed) for cell in asked.cells() if cell.name not in done}
-    return {cell: held[key] for cell, key in keys.items() if key in held}
+            held.setdefault(key_of(row), row)
+    return {cell: held[cell.key] for cell in asked.cells() if cell.key in held and cell.name not in done}
 
 
 def problems(asked: "SuiteConfig", todo: dict["Cell", dict[str, Any]], data_root: Path) -> dict["Cell", "Problem"]:
@@ -55,7 +56,7 @@ def run(asked: "SuiteConfig", todo: dict["Cell", dict[str, Any]], given: argpars
     import ray
 
     from ptm_ray.cli.show import Bars
-    from ptm_ray.orchestrate.bench import WORK, _run_cell
+    from ptm_ray.orchestrate.bench import WORK, cell_task
     from ptm_ray.orchestrate.experts import experts_alone
     from ptm_ray.orchestrate.session import connected, count_workers
     from ptm_ray.stages.cell import scores
@@ -63,17 +64,14 @@ def run(asked: "SuiteConfig", todo: dict["Cell", dict[str, Any]], given: argpars
     from ptm_ray.store.cells import CellTable
     from ptm_ray.store.places import Place
 
-    table, root, own = (
-        CellTable(Place(given.out)),
-        Place(given.experts_dir).absolute(),
-        problems(asked, todo, given.data_root),
-    )
+    table, root = CellTable(Place(given.out)), Place(given.experts_dir).absolute()
+    own = problems(asked, todo, given.data_root)
     without_budget = asked.model_copy(update={"budget_minutes": None})
     with connected(), Bars() as bars:
         kinds = kinds_wanted(own.values())
         buffers = {key: experts_alone(kind, root, count_workers(None), bars) for key, kind in kinds.items()}
         images = {problem.dataset.fingerprint: [ray.put(problem.dataset)] for problem in own.values()}
-        remote = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(_run_cell)
+        remote = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(cell_task)
         running = {}
         for cell, problem in own.items():
             buffer = buffers[store_of(problem, root).key].first(problem.experts.count)

@@ -32,6 +32,11 @@ class Cell:
     seed: int
 
     @property
+    def key(self) -> tuple[str, int, str, int]:
+        """What its rows in a table have in common."""
+        return self.dataset, self.ipc, self.method, self.seed
+
+    @property
     def name(self) -> str:
         """Good for a folder."""
         return f"{Path(self.dataset).stem}-ipc{self.ipc}-{self.method}-{self.seed}"

@@ -97,7 +97,7 @@ def bench(
     finally:
         if table.rows:
             out.push(*_report(asked, out, table))
-    wanted = {_key_of(cell) for cell in cells}
+    wanted = {cell.key for cell in cells}
     return BenchResult((out / TABLE).shown, (out / "results.md").shown, len(wanted), len(runner.failed))
 
 
@@ -122,10 +122,6 @@ def _asks_experts(asked: SuiteConfig, method: str, config: DistillConfig) -> boo
     return asked.kind(method) != FULL and asks_experts(config)
 
 
-def _key_of(cell: Cell) -> Key:
-    return cell.dataset, cell.ipc, cell.method, cell.seed
-
-
 def fingerprint(asked: SuiteConfig, config: DistillConfig, dataset: MedicalDataset) -> str:
     """Of whatever decides a cell's result: 16 hex digits.
 
@@ -136,7 +132,7 @@ def fingerprint(asked: SuiteConfig, config: DistillConfig, dataset: MedicalDatas
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _run_cell(
+def cell_task(
     dataset: list[Any],
     config: DistillConfig,
     buffer: TrajectoryBuffer,
@@ -181,7 +177,7 @@ class _Runner:
             except PtmError as error:
                 self._failed(cell, error, print_of)
                 continue
-            if not self._table.done(_key_of(cell), print_of):
+            if not self._table.done(cell.key, print_of):
                 yield _Task(cell, problem, store_of(problem, self._experts_root).key, print_of)
 
     def run(self, todo: list[_Task], workers: int) -> None:
@@ -193,7 +189,7 @@ class _Runner:
         loading.join()
         waiting = [task for task in todo if task.experts in buffers]
         running: dict[Any, _Task] = {}
-        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_calls=1, max_retries=0)(_run_cell)
+        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_calls=1, max_retries=0)(cell_task)
         device = device_with(self._gpus)
         done, started = 0, time.monotonic()
         try:
@@ -277,9 +273,9 @@ class _Runner:
     def _failed(self, cell: Cell, error: Exception, print_of: str | None) -> None:
         """`print_of`: the fingerprint of what was asked for; None where, without its images, there is none."""
         said = " ".join(str(error).split()) or type(error).__name__
-        self.failed.add(_key_of(cell))
+        self.failed.add(cell.key)
         # Rows of other settings would pass for those of the ones that failed. Where nobody can say whose they are, they
         # stay: a call that lacks the images must not cost the hours that they took.
-        if not self._table.done(_key_of(cell), print_of):
+        if not self._table.done(cell.key, print_of):
             self._table.put([{**self._named(cell), "error": without_folders(said)}])
         log.warning("%s failed: %s", cell.name, said)

@@ -5,7 +5,6 @@ before trials begin; evaluators exist before trials and hold no CPU. An evaluato
 asks for while trials hold every CPU is never started, and nothing says so.
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ from ptm_ray.stages.experts import kinds_wanted
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.places import Place
-
-log = logging.getLogger(__name__)
 
 #: Seconds that evaluators may take to start.
 START_LIMIT_S = 120.0

@@ -76,7 +76,7 @@ class CellTable:
         """A cell's rows, in place of those it had; on disk when this returns."""
         rows = [{name: row.get(name) for name in SCHEMA.names} for row in rows]
         # Another call may have put its cells there meanwhile.
-        self._rows = {**self._read(), _key(rows[0]): rows}
+        self._rows = {**self._read(), key_of(rows[0]): rows}
         path = self._place.local / TABLE
         with atomic.replacing(path) as temporary:
             pq.write_table(pa.Table.from_pylist(self.rows, schema=SCHEMA), temporary)
@@ -117,9 +117,10 @@ class CellTable:
             raise StoreError(f"{self._place / TABLE} is no table of a benchmark ({error}); move it away") from None
         cells: dict[Key, list[Row]] = {}
         for row in rows:
-            cells.setdefault(_key(row), []).append(row)
+            cells.setdefault(key_of(row), []).append(row)
         return cells
 
 
-def _key(row: Row) -> Key:
+def key_of(row: Row) -> Key:
+    """The cell that a row is of."""
     return row["dataset"], row["ipc"], row["method"], row["seed"]

@@ -153,7 +153,7 @@ def test_a_cell_whose_process_is_killed_is_recorded_and_run_by_the_next_call(cop
 
     def kill():
         wait_until(lambda: list(out.glob("work/*-long-0-*")), 60)
-        for process in workers_named("_run_cell"):
+        for process in workers_named("cell_task"):
             process.kill()
 
     killer = threading.Thread(target=kill)
@@ -189,11 +189,11 @@ def test_what_experts_took_is_known_though_the_call_that_trained_the_first_was_i
 
 
 def test_cells_end_where_they_are_interrupted_though_ray_stays(copied, wait_until):
-    watcher = Interrupting("cells", lambda done: wait_until(lambda: workers_named("_run_cell"), 60))
+    watcher = Interrupting("cells", lambda done: wait_until(lambda: workers_named("cell_task"), 60))
     methods = {"methods": {"ptm": {}, "long": {"method": "mtt", "outer_steps": 100_000}}}
     with pytest.raises(KeyboardInterrupt):
         bench(copied, copied / "out", watcher=watcher, **methods)
-    wait_until(lambda: not workers_named("_run_cell"), 30)
+    wait_until(lambda: not workers_named("cell_task"), 30)
 
 
 def test_a_method_that_the_suite_lacks_is_refused(made):
