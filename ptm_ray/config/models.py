@@ -159,6 +159,12 @@ class DistillConfig(Settings):
             )
 
     @property
+    def num_experts(self) -> int:
+        """Experts that a run looks at: none where it neither matches anything of theirs nor begins by them."""
+        matches = self.outer_steps != 0 and self.matching.what in ("trajectories", "characteristics")
+        return self.experts.count if matches or self.images.begin_by_experts else 0
+
+    @property
     def end_max(self) -> int:
         """Last end snapshot."""
         return self.schedule.end_max or self.experts.snapshots

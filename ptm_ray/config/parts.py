@@ -208,6 +208,10 @@ class StudentSettings(Settings):
         return self
 
 
+#: First images that are real ones which a trained expert chooses.
+CHOSEN_BY_EXPERTS = ("herding", "k-center", "k-means", "real-correct")
+
+
 class ImageSettings(Settings):
     """The synthetic images, their labels and how they are updated."""
 
@@ -249,6 +253,11 @@ class ImageSettings(Settings):
     """An update whose matching loss is above this is skipped, no more: DATM's gate. By default there is none."""
     max_skipped: Positive = 50
     """A run that skips more updates than this in a row stops and says why."""
+
+    @property
+    def begin_by_experts(self) -> bool:
+        """Whether the first images, or their labels, are what a trained expert says."""
+        return self.init in CHOSEN_BY_EXPERTS or (self.soft_labels and self.label_init == "experts")
 
     @model_validator(mode="after")
     def _rate_of_sgd(self) -> Self:

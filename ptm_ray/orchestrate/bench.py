@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from ptm_ray import __version__
 from ptm_ray.config import DistillConfig
-from ptm_ray.config.suite import FULL, Cell, SuiteConfig
+from ptm_ray.config.suite import Cell, SuiteConfig
 from ptm_ray.data import MedicalDataset, load_dataset
 from ptm_ray.errors import PtmError, StoreError, without_folders
 from ptm_ray.evaluation import metrics
@@ -26,7 +26,7 @@ from ptm_ray.orchestrate.session import connected, count_workers
 from ptm_ray.orchestrate.watcher import Nobody, Watcher
 from ptm_ray.orchestrate.workers import device_with
 from ptm_ray.stages.cell import Cost, Tested, run_cell, scores
-from ptm_ray.stages.experts import asks_experts, kinds_wanted, store_of
+from ptm_ray.stages.experts import kinds_wanted, store_of
 from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.cells import TABLE, CellTable, Key
@@ -113,13 +113,9 @@ def _report(asked: SuiteConfig, out: Place, table: CellTable) -> tuple[str, ...]
         asked.kinds(),
         networks=next(iter(first.values())).evaluation.networks,
         soft_labels=[method for method, config in first.items() if config.images.soft_labels],
-        without_experts=[method for method, config in first.items() if not _asks_experts(asked, method, config)],
+        without_experts=[method for method, config in first.items() if not config.num_experts],
         wanted=[(cell.method, cell.dataset, cell.ipc, cell.seed) for cell in cells],
     )
-
-
-def _asks_experts(asked: SuiteConfig, method: str, config: DistillConfig) -> bool:
-    return asked.kind(method) != FULL and asks_experts(config)
 
 
 def fingerprint(asked: SuiteConfig, config: DistillConfig, dataset: MedicalDataset) -> str:
@@ -197,7 +193,7 @@ class _Runner:
                 while waiting and len(running) < workers:
                     task = waiting.pop(0)
                     problem = task.problem
-                    buffer = buffers[task.experts].first(problem.experts.count)
+                    buffer = buffers[task.experts].first(problem.config.num_experts)
                     shared = held[problem.dataset.fingerprint], problem.config, buffer
                     running[remote.remote(*shared, self._folder(task), self._asked, task.cell, device)] = task
                 now = ", ".join(task.cell.name for task in running.values())
@@ -215,7 +211,7 @@ class _Runner:
         """The trajectories of every kind of expert, as many as any cell asks for, by its key."""
         buffers: dict[str, TrajectoryBuffer] = {}
         for key, problem in kinds_wanted(task.problem for task in todo).items():
-            count, store = problem.experts.count, store_of(problem, self._experts_root)
+            count, store = problem.config.num_experts, store_of(problem, self._experts_root)
             missing = store.missing(count)
             started = time.monotonic()
             try:
@@ -246,14 +242,12 @@ class _Runner:
         except RayError as error:
             self._failed(task.cell, error, task.fingerprint)
             return
-        experts = task.problem.experts
-        asks = _asks_experts(self._asked, task.cell.method, task.problem.config)
-        buffer_bytes = experts.count * (experts.snapshots + 1) * buffers[task.experts].store.params * 4
+        count, snapshots = task.problem.config.num_experts, task.problem.experts.snapshots + 1
         about = {
             **self._named(task.cell),
-            "experts": task.experts if asks else None,
-            "experts_s": self._table.experts_s(task.experts, experts.count) if asks else 0.0,
-            "buffer_bytes": buffer_bytes if asks else 0,
+            "experts": task.experts if count else None,
+            "experts_s": self._table.experts_s(task.experts, count) if count else 0.0,
+            "buffer_bytes": count * snapshots * buffers[task.experts].store.params * 4,
             "fingerprint": task.fingerprint,
         }
         self._table.put({**about, **score} for score in scores(tested, cost, task.problem.dataset))

@@ -52,6 +52,11 @@ def train_experts(
     `gpus`: the share of one that each worker has.
     """
     problem = Problem(dataset, config).check()
+    if not config.num_experts:
+        raise ConfigError(
+            f"method {config.method} on {config.images.init} images looks at no experts, so there are none to train; "
+            "leave --method out for those that others share"
+        )
     with connected(workers):
         buffer = experts_alone(problem, experts_root, count_workers(workers, gpus), watcher or Nobody(), gpus)
     return buffer.store.place.shown

@@ -34,7 +34,7 @@ def fill_buffer(
     recruits: int = 0,
     side_by_side: int | None = None,
 ) -> TrajectoryBuffer:
-    """Trains the experts that are missing, reads those that are there, and returns all of them.
+    """Trains the experts that are missing, reads those that are there, and returns all that the run looks at.
 
     `recruits`: workers that may join the crew, as far as experts are missing. `side_by_side`: experts that a worker
     trains together, where there is one for each; by default several on a GPU.
@@ -43,7 +43,9 @@ def fill_buffer(
     failing or no worker is left.
     """
     store = store_of(problem, experts_root)
-    count, per_expert = problem.experts.count, problem.experts.snapshots + 1
+    count, per_expert = problem.config.num_experts, problem.experts.snapshots + 1
+    if not count:
+        return TrajectoryBuffer(store, ())
     for expert in range(count):
         damaged = store.damaged(expert)
         if damaged:

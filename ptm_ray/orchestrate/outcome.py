@@ -62,7 +62,7 @@ def _shareable(config: DistillConfig, dataset: MedicalDataset) -> dict[str, Any]
 
 def cost_of(problem: Problem, found: Finished, params: int, experts_s: float, evaluation_s: float) -> dict[str, float]:
     """Seconds, steps and bytes; `params` of the network, float32."""
-    experts = problem.experts
+    count, snapshots = problem.config.num_experts, problem.experts.snapshots + 1
     return {
         "experts_s": experts_s,
         "distillation_s": found.elapsed_s,
@@ -71,8 +71,8 @@ def cost_of(problem: Problem, found: Finished, params: int, experts_s: float, ev
         "outer_steps": len(found.rows),
         "skipped_updates": sum(row.skipped for row in found.rows),
         "peak_memory_bytes": found.peak_memory_bytes,
-        "buffer_bytes": experts.count * (experts.snapshots + 1) * params * 4,
-        "experts": experts.count,
+        "buffer_bytes": count * snapshots * params * 4,
+        "experts": count,
     }
 
 

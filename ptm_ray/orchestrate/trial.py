@@ -43,7 +43,7 @@ def trial(
     keep_memory()
     config = asked.config(chosen)
     problem = Problem(ray.get(dataset[0]), config).check().on(device_with(asked.gpus_per_trial))
-    buffer = buffers[store_of(problem, "").key].first(config.experts.count)
+    buffer = buffers[store_of(problem, "").key].first(config.num_experts)
     ask = [partial(evaluator.validate.remote, dataset, config) for evaluator in evaluators]
     scorer = RemoteScorer(ask, partial(validate_here, Evaluator(problem)))
     with tempfile.TemporaryDirectory() as scratch:

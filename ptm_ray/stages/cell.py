@@ -129,7 +129,7 @@ def _kept(path: Path, condition: Condition) -> list[Tested]:
     return [Tested(condition, network, int(seed), shares) for network, seed, shares in names]
 
 
-def _mitigated(cycles: list[CycleRow]) -> dict[str, float | int]:
+def _mitigated(cycles: Sequence[CycleRow]) -> dict[str, float | int]:
     kept = [cycle for cycle in cycles if not cycle.undone]
     ratios = {"overlap_before": [c.overlap_before for c in kept], "overlap_after": [c.overlap_after for c in kept]}
     means = {name: statistics.fmean(values) for name, values in ratios.items() if values}

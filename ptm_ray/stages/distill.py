@@ -6,7 +6,7 @@ run that was stopped and resumed gives the same images, bit for bit, as one that
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from ptm_ray.core.types import Tensor
 from ptm_ray.errors import DivergedError
 from ptm_ray.stages.class_matching import ClassMatching
 from ptm_ray.stages.initial_set import initial_set
-from ptm_ray.stages.matching import Matcher, Row, Workplace
+from ptm_ray.stages.matching import Matcher, NoMatching, Row, Workplace
 from ptm_ray.stages.mitigation import CycleRow
 from ptm_ray.stages.problem import Problem
 from ptm_ray.stages.scoring import Scorer
@@ -93,13 +93,15 @@ class Distillation:
 
     def _make_matcher(self, at: Workplace, trajectories: TrajectorySource) -> Matcher:
         config = self.problem.config
+        if config.outer_steps == 0:
+            return NoMatching()
         if config.matching.what != "trajectories":
             return ClassMatching(at, trajectories)
         kind = StagedMatching if config.subsets.count > 1 else TrajectoryMatching
         return kind(at, trajectories, self._validate_now)
 
     @property
-    def cycles(self) -> list[CycleRow]:
+    def cycles(self) -> Sequence[CycleRow]:
         """What overlap mitigation has done so far."""
         return self.matcher.cycles
 

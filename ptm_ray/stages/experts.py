@@ -5,12 +5,10 @@ from pathlib import Path
 
 import torch
 
-from ptm_ray.config import DistillConfig
 from ptm_ray.core.expert import ExpertTraining, log_shares
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.trajectory import Trajectory, Vector
 from ptm_ray.core.types import Tensor
-from ptm_ray.stages.initial_set import BY_AN_EXPERT
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.places import Place
 from ptm_ray.store.trajectories import TrajectoryStore
@@ -72,19 +70,12 @@ class ExpertTrainer:
             store.write(Trajectory(expert, own, self._problem.epochs()))
 
 
-def asks_experts(config: DistillConfig) -> bool:
-    """Whether a run looks at any expert: at what it matches, or at what its set begins with."""
-    images = config.images
-    begins = images.init in BY_AN_EXPERT or (images.soft_labels and images.label_init == "experts")
-    return begins or (config.outer_steps != 0 and config.matching.what in ("trajectories", "characteristics"))
-
-
 def kinds_wanted(problems: Iterable[Problem]) -> dict[str, Problem]:
     """The name of each kind of expert, and the problem that wants the most of them."""
     wanted: dict[str, Problem] = {}
     for problem in problems:
         key = store_of(problem, "").key
-        if key not in wanted or problem.experts.count > wanted[key].experts.count:
+        if key not in wanted or problem.config.num_experts > wanted[key].config.num_experts:
             wanted[key] = problem
     return wanted
 

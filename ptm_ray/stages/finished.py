@@ -46,7 +46,7 @@ class Finished:
             soft=made.label_logits is not None,
             inner_lr=made.inner_lrs(),
             rows=run.rows,
-            cycles=run.cycles,
+            cycles=list(run.cycles),
             validation=run.selection.scores,
             kept_step=kept.outer_step if kept else run.step,
             kept_score=kept.score if kept else None,

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from ptm_ray.config.parts import CHOSEN_BY_EXPERTS
 from ptm_ray.core.coresets import coreset_rows, herd, k_center, k_means
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import Synthetic, balanced_rows, from_noise, from_real, natural_rows
@@ -12,8 +13,8 @@ from ptm_ray.core.teacher import correct_rows, one_hot_logits, taught_logits
 from ptm_ray.core.trajectory import TrajectorySource
 from ptm_ray.stages.problem import Problem
 
-#: Ways to choose real images that ask a trained expert.
-BY_AN_EXPERT: dict[str, Callable[..., torch.Tensor]] = {
+#: Ways to choose real images by a trained expert.
+CHOICES: dict[str, Callable[..., torch.Tensor]] = {
     "herding": partial(coreset_rows, herd),
     "k-center": partial(coreset_rows, k_center),
     "k-means": partial(coreset_rows, k_means),
@@ -38,9 +39,9 @@ def initial_set(problem: Problem, trajectories: TrajectorySource, seeds: Seeds) 
         synthetic = from_noise(shape, data.num_classes, config.ipc, lr, draw)
     else:
         images, labels = problem.tensors("train")
-        if config.images.init in BY_AN_EXPERT:
+        if config.images.init in CHOSEN_BY_EXPERTS:
             expert = int(torch.randint(trajectories.num_experts, (), generator=draw))
-            choose, names = BY_AN_EXPERT[config.images.init], data.class_names
+            choose, names = CHOICES[config.images.init], data.class_names
             rows = choose(problem.network(), trained(expert), images, labels, config.ipc, names, draw)
         elif config.images.init == "real-natural":
             rows = natural_rows(len(labels), config.ipc * data.num_classes, draw)

@@ -1,7 +1,7 @@
 """What a run needs of a way to match: the loop of `stages.distill` knows no more of trajectories, features or gradients
 than is here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -69,7 +69,7 @@ class Matcher(Protocol):
         ...
 
     @property
-    def cycles(self) -> list[CycleRow]:
+    def cycles(self) -> Sequence[CycleRow]:
         """What overlap mitigation has done so far."""
         ...
 
@@ -94,3 +94,30 @@ class Matcher(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Back to a saved state."""
         ...
+
+
+class NoMatching:
+    """The `Matcher` of a run without outer steps, whose first images are handed on as they are."""
+
+    #: Of no outer step; scoring, which is paced by it, is not asked for on the way.
+    passes = 1.0
+    unfinished = False
+    cycles: tuple[CycleRow, ...] = ()
+
+    def begin(self, hits: object) -> None:
+        """There is nothing to find out."""
+
+    def prepare(self, outer_step: int, spent: float) -> None:
+        """Never asked."""
+        raise NotImplementedError("a run without outer steps matches nothing")
+
+    def update(self, outer_step: int) -> Row:
+        """Never asked."""
+        raise NotImplementedError("a run without outer steps matches nothing")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to remember."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to go back to."""

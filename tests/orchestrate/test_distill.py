@@ -132,12 +132,14 @@ def test_another_run_is_refused_its_folder_and_nothing_is_lost(made):
     assert (result.set / "recipe.json").read_bytes() == before
 
 
-def test_a_set_of_natural_frequencies_is_scored_and_its_card_says_that_it_is_real(made, tmp_path):
-    _, _, experts = made
+def test_a_set_of_natural_frequencies_is_scored_and_its_card_says_that_it_is_real(ray_cluster, tmp_path):
+    experts = tmp_path / "experts"
     settings = {**SETTINGS, "images": {"init": "real-natural"}, "outer_steps": 0}
     data = small_dataset()
-    result = ptm.distill(data, out=tmp_path, experts_dir=experts, workers=1, **settings)
+    result = ptm.distill(data, out=tmp_path / "run", experts_dir=experts, workers=1, **settings)
     assert result.cost["outer_steps"] == 0
+    # It looks at none, so none are trained.
+    assert (result.cost["experts"], result.cost["buffer_bytes"], experts.exists()) == (0, 0, False)
     assert result.scores["synthetic"]["balanced_accuracy"]["n"] == 2
     kept = ptm.SyntheticSet.load(result.set)
     assert len(kept.labels) == 6
@@ -146,8 +148,8 @@ def test_a_set_of_natural_frequencies_is_scored_and_its_card_says_that_it_is_rea
     card = (result.set / "card.md").read_text()
     assert "2 images per class on average" in card
     assert "are real training images** (`real-natural`), as they are" in card
-    assert {"set", "curve.png", "result.json"} <= {path.name for path in tmp_path.iterdir()}
-    again = ptm.distill(data, out=tmp_path, experts_dir=experts, workers=1, **settings)
+    assert {"set", "curve.png", "result.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    again = ptm.distill(data, out=tmp_path / "run", experts_dir=experts, workers=1, **settings)
     assert again.scores == result.scores
 
 

@@ -9,7 +9,7 @@ import torch
 from ptm_ray.config.base import merge
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.stages.distill import Distillation
-from ptm_ray.stages.experts import ExpertTrainer, asks_experts, kinds_wanted, store_of
+from ptm_ray.stages.experts import ExpertTrainer, kinds_wanted, store_of
 from ptm_ray.stages.scoring import Evaluator, InlineScorer
 from ptm_ray.store.checkpoints import RunFolder
 from tests.small import small_problem
@@ -71,7 +71,7 @@ def test_of_each_kind_of_expert_as_many_are_wanted_as_anybody_wants():
 
 
 @pytest.mark.parametrize(
-    ("settings", "asks"),
+    ("settings", "looks"),
     [
         ({"method": "random", "outer_steps": 0}, False),
         ({"method": "random-natural", "outer_steps": 0}, False),
@@ -84,12 +84,12 @@ def test_of_each_kind_of_expert_as_many_are_wanted_as_anybody_wants():
     ],
     ids=str,
 )
-def test_a_method_is_charged_for_experts_where_its_set_depends_on_them(tmp_path, settings, asks):
+def test_a_run_has_experts_where_its_set_depends_on_them(tmp_path, settings, looks):
     problem = small_problem(**merge({"evaluation": {"validation_steps": 1}}, settings))
 
     def made_with(first):
         class Untrained:
-            num_experts = problem.experts.count
+            num_experts = problem.config.num_experts
 
             def vector(self, expert, snapshot):
                 return problem.network().init(Seeds(first + expert).stream("any", snapshot)).numpy()
@@ -100,4 +100,5 @@ def test_a_method_is_charged_for_experts_where_its_set_depends_on_them(tmp_path,
 
     one, other = made_with(0), made_with(100)
     same = torch.equal(one.images, other.images) and torch.equal(one.labels(), other.labels())
-    assert asks_experts(problem.config) == asks == (not same)
+    assert problem.config.num_experts == looks * problem.experts.count
+    assert looks == (not same)
