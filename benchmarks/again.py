@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MADE = "again.json"
 #: What a row has from before: what names it, and what depends on the machine.
 KEPT = ("suite", "dataset", "ipc", "method", "seed", "fingerprint", "experts", "experts_s", "buffer_bytes")
-KEPT += ("distillation_s", "peak_memory_bytes")
+KEPT += ("distillation_s", "peak_memory_bytes", "processor")
 
 
 def wanted(asked: "SuiteConfig", table: "CellTable", done: list[str]) -> dict["Cell", dict[str, Any]]:

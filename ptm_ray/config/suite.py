@@ -69,6 +69,8 @@ class SuiteConfig(Settings):
     """Evaluation networks of each condition but `unified`, which has `settings.evaluation.seeds`."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of every cell, as in a settings file."""
+    dataset_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings of one dataset's cells, by its name in `datasets`: whether its images have sides, say."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,6 +90,11 @@ class SuiteConfig(Settings):
         _no_duplicates("ipc", self.ipc)
         if "unified" not in self.conditions:
             raise ValueError("conditions lack unified, the main figure; add it")
+        for dataset in self.dataset_settings:
+            if dataset not in self.datasets:
+                raise ValueError(
+                    f"dataset_settings has {dataset!r}, which datasets has not; {did_you_mean(dataset, self.datasets)}"
+                )
         stems = [Path(dataset).stem for dataset in self.datasets]
         _no_duplicates("datasets, by the names of their files,", stems)
         asked = [repr(sorted(table.items())) for table in self.methods.values()]
@@ -107,11 +114,13 @@ class SuiteConfig(Settings):
     def check(self) -> "SuiteConfig":
         """Itself, if every cell's settings can be. Raises `ConfigError` with near names."""
         for name in self.methods:
-            for ipc in self.ipc:
-                try:
-                    self.config(Cell(self.datasets[0], ipc, name, 0))
-                except ConfigError as error:
-                    raise ConfigError(f"methods.{name}, ipc {ipc}: {error}") from None
+            for dataset in dict.fromkeys((self.datasets[0], *self.dataset_settings)):
+                for ipc in self.ipc:
+                    try:
+                        self.config(Cell(dataset, ipc, name, 0))
+                    except ConfigError as error:
+                        where = f" on {dataset}" if dataset in self.dataset_settings else ""
+                        raise ConfigError(f"methods.{name}{where}, ipc {ipc}: {error}") from None
         return self
 
     def cells(self) -> list[Cell]:
@@ -150,7 +159,7 @@ class SuiteConfig(Settings):
         method = {"method": "random"} if self.kind(cell.method) == FULL else self.methods[cell.method]
         if self.kind(cell.method) in (FULL, SELECTION):
             own["outer_steps"] = 0
-        return resolve(self.settings, method, own)
+        return resolve(self.settings, self.dataset_settings.get(cell.dataset, {}), method, own)
 
 
 def read_suite(path: Path) -> SuiteConfig:

@@ -96,12 +96,12 @@ def bench(
                 runner.run(todo, count_workers(workers, gpus))
     finally:
         if table.rows:
-            out.push(*_report(asked, out, table))
+            out.push(*_report(asked, out, table, runner.outdated()))
     wanted = {cell.key for cell in cells}
     return BenchResult((out / TABLE).shown, (out / "results.md").shown, len(wanted), len(runner.failed))
 
 
-def _report(asked: SuiteConfig, out: Place, table: CellTable) -> tuple[str, ...]:
+def _report(asked: SuiteConfig, out: Place, table: CellTable, outdated: Sequence[Cell]) -> tuple[str, ...]:
     # Cells import this file, but draw no pictures.
     from ptm_ray.report.bench import write_bench
 
@@ -114,8 +114,13 @@ def _report(asked: SuiteConfig, out: Place, table: CellTable) -> tuple[str, ...]
         networks=next(iter(first.values())).evaluation.networks,
         soft_labels=[method for method, config in first.items() if config.images.soft_labels],
         without_experts=[method for method, config in first.items() if not config.num_experts],
-        wanted=[(cell.method, cell.dataset, cell.ipc, cell.seed) for cell in cells],
+        wanted=[_wanted(cell) for cell in cells],
+        outdated=[_wanted(cell) for cell in outdated],
     )
+
+
+def _wanted(cell: Cell) -> tuple[str, str, int, int]:
+    return cell.method, cell.dataset, cell.ipc, cell.seed
 
 
 def fingerprint(asked: SuiteConfig, config: DistillConfig, dataset: MedicalDataset) -> str:
@@ -152,18 +157,18 @@ class _Runner:
         self._asked, self._out, self._table, self._experts_root = asked, out, table, experts_root
         self._watcher, self._gpus = watcher, gpus
         self.failed: set[Key] = set()
+        self._datasets: dict[str, MedicalDataset | PtmError] = {}
 
     def tasks(self, cells: list[Cell], data_root: str | Path | None) -> Iterator[_Task]:
         """Those that are to be run. A cell whose images or settings can't be is recorded as failed."""
-        datasets: dict[str, MedicalDataset | PtmError] = {}
         for cell in cells:
             config = self._asked.config(cell)
-            if cell.dataset not in datasets:
+            if cell.dataset not in self._datasets:
                 try:
-                    datasets[cell.dataset] = load_dataset(config.data, size=config.size, data_root=data_root)
+                    self._datasets[cell.dataset] = load_dataset(config.data, size=config.size, data_root=data_root)
                 except PtmError as error:
-                    datasets[cell.dataset] = error
-            dataset = datasets[cell.dataset]
+                    self._datasets[cell.dataset] = error
+            dataset = self._datasets[cell.dataset]
             if isinstance(dataset, PtmError):
                 self._failed(cell, dataset, None)
                 continue
@@ -176,9 +181,20 @@ class _Runner:
             if not self._table.done(cell.key, print_of):
                 yield _Task(cell, problem, store_of(problem, self._experts_root).key, print_of)
 
+    def outdated(self) -> list[Cell]:
+        """Cells of the suite that are finished, but not as they are asked for now."""
+        found = []
+        for cell in self._asked.cells():
+            dataset = self._datasets.get(cell.dataset)
+            if isinstance(dataset, MedicalDataset) and self._table.done(cell.key, None):
+                print_of = fingerprint(self._asked, self._asked.config(cell), dataset)
+                found += [] if self._table.done(cell.key, print_of) else [cell]
+        return found
+
     def run(self, todo: list[_Task], workers: int) -> None:
         """Experts first, on all CPUs; then a cell on each."""
-        held = {task.problem.dataset.fingerprint: [ray.put(task.problem.dataset)] for task in todo}
+        datasets = {task.problem.dataset.fingerprint: task.problem.dataset for task in todo}
+        held = {print_of: [ray.put(dataset)] for print_of, dataset in datasets.items()}
         loading = metrics.load_ahead()
         buffers = self._experts(todo, workers)
         # Cells have their time, and share it with nobody.

@@ -6,10 +6,20 @@ from pathlib import Path
 import pyarrow as pa
 
 from ptm_ray.report import bench_figures
-from ptm_ray.report.bench_cells import Bench, Field, Row, Wanted, read_bench
+from ptm_ray.report.bench_cells import EQUAL_STEPS, Bench, Field, Row, Wanted, read_bench
 from ptm_ray.report.bench_claims import claim, pairs
 from ptm_ray.report.bench_conditions import conditions, robustness
-from ptm_ray.report.bench_tables import by_dataset, cost, counted, failed, mitigation, overview, worst_recall
+from ptm_ray.report.bench_tables import (
+    by_dataset,
+    cost,
+    counted,
+    failed,
+    made_by,
+    mitigation,
+    overview,
+    recall_by_class,
+    worst_recall,
+)
 from ptm_ray.store import atomic
 
 RESULTS, OVER_IPC, AGAINST_COST = "results.md", "accuracy-over-ipc.png", "accuracy-against-cost.png"
@@ -24,6 +34,7 @@ def write_bench(
     soft_labels: Collection[str] = (),
     without_experts: Collection[str] = (),
     wanted: Iterable[Wanted] | None = None,
+    outdated: Iterable[Wanted] = (),
 ) -> tuple[str, ...]:
     """`results.md` and the pictures that the table is enough for, into the folder; their names.
 
@@ -32,11 +43,18 @@ def write_bench(
     is the mean over (then all that were trained by the unified recipe), methods with `soft_labels` (then those with
     rows of hard labels or twins), methods that ask for no expert, `without_experts`, whatever a table of an earlier
     version charges them, and the runs `wanted`: method, dataset, ipc (0 for full data), seed (then every
-    seed that a method has anywhere, in every cell). Raises `DataError` for a table of several suites and `StoreError`
+    seed that a method has anywhere, in every cell). `outdated`: runs that are of other settings than is asked for now,
+    which the report says. Raises `DataError` for a table of several suites and `StoreError`
     where the folder can't be written.
     """
     bench = read_bench(
-        table, kinds, networks=networks, soft_labels=soft_labels, without_experts=without_experts, wanted=wanted
+        table,
+        kinds,
+        networks=networks,
+        soft_labels=soft_labels,
+        without_experts=without_experts,
+        wanted=wanted,
+        outdated=outdated,
     )
     field = Field.of(bench, bench.methods)
     pictures = _draw(folder, bench, field)
@@ -58,15 +76,17 @@ def _draw(folder: Path, bench: Bench, field: Field) -> tuple[str, ...]:
 
 def markdown(bench: Bench, field: Field, pictures: Collection[str] = ()) -> str:
     """The text of `results.md`; a part that there is nothing to say in is left out."""
-    claimed, compared = claim(bench), pairs(bench, field.ordered(bench))
+    order = field.ordered(bench)
     parts = {
         "Overview": overview(bench, field) + _picture(AGAINST_COST, "Accuracy against cost", pictures),
         "By dataset": by_dataset(bench, field) + _picture(OVER_IPC, "Accuracy over images per class", pictures),
-        "The claim": claimed,
-        "ptm against every other method": compared,
+        "The claim": claim(bench),
+        "ptm against every other method": pairs(bench, order),
+        "ptm against every other method, at equal outer steps": pairs(bench, order, EQUAL_STEPS),
         "Tracks and conditions": conditions(bench, field),
         "Robustness": robustness(bench, field),
         "Worst-class recall": worst_recall(bench, field),
+        "Recall by class": recall_by_class(bench, field),
         "Cost": cost(bench, field),
         "Overlap mitigation": mitigation(bench, field),
         "Failed": failed(bench) if bench.failed else None,
@@ -83,7 +103,8 @@ def _what(bench: Bench) -> str:
     tasks = f"{counted(len(bench.cells))}: {', '.join(bench.datasets)}"
     ipcs = ", ".join(map(str, bench.ipcs))
     what = f"{counted(len(bench.methods), 'method')} on {tasks}; images per class (ipc) {ipcs}. Networks: {shown}."
-    return what + (f" Not run yet: {', '.join(bench.idle)}." if bench.idle else "")
+    idle = f" Not run yet: {', '.join(bench.idle)}." if bench.idle else ""
+    return " ".join([what + idle, *made_by(bench)])
 
 
 def _picture(name: str, words: str, pictures: Collection[str]) -> list[str]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ptm_ray.errors import DataError
 
 UNIFIED, PUBLISHED, NO_AUGMENTATION = "unified", "published", "no-augmentation"
-HARD_LABELS, TWIN = "hard-labels", "twin"
+HARD_LABELS, TWIN, EQUAL_STEPS = "hard-labels", "twin", "equal-steps"
 #: The main figure.
 METRIC = "balanced_accuracy"
 #: The kind of the method that trains on all real images, and the ipc that its rows have.
@@ -57,6 +57,7 @@ class Bench:
 
     `runs`: method, cell, condition → those without an error. `networks`: those that a score is the mean over.
     `wanted`: method, cell → seeds. `idle`: methods without any row, which no table shows.
+    `outdated`: runs that are of other settings, images or version than is asked for now.
     """
 
     suite: str
@@ -68,6 +69,7 @@ class Bench:
     wanted: Mapping[tuple[str, Cell], frozenset[int]]
     failed: tuple[Row, ...]
     idle: tuple[str, ...] = ()
+    outdated: tuple[Wanted, ...] = ()
 
     @property
     def methods(self) -> list[str]:
@@ -153,6 +155,17 @@ class Bench:
                     found.setdefault((seed, row["evaluation_seed"]), {})[row["network"]] = row[METRIC]
         return [statistics.fmean(own.values()) for own in found.values() if len(own) == len(self.networks)]
 
+    def recalls(self, method: str, cells: Collection[Cell]) -> list[float]:
+        """Of each class, the mean over the cells of the means over seeds, networks and evaluation seeds."""
+        found = []
+        for cell in cells:
+            runs = self.runs.get((method, self.place(method, cell), UNIFIED), {})
+            rows = [row for of in runs.values() for network in self.networks for row in of.get(network, ())]
+            own = [row["recalls"] for row in rows if row.get("recalls") and all(map(_is_number, row["recalls"]))]
+            if own:
+                found.append([statistics.fmean(of_class) for of_class in zip(*own, strict=True)])
+        return [statistics.fmean(of_class) for of_class in zip(*found, strict=True)]
+
     def paired(self, method: str, cell: Cell, condition: str) -> Pair | None:
         """The unified score and that of another condition, over the networks that have both: those of one seed begin
         alike and see the same batches.
@@ -184,6 +197,11 @@ class Bench:
         seeds = {cell: self.values(method, cell).keys() for cell in self.own_cells(method)}
         return sum(bool(own) and self.wanted.get((method, cell), own) <= own for cell, own in seeds.items())
 
+    def made_by(self, column: str) -> list[str | None]:
+        """What the rows' `column` says of what made them, each once; None where some say nothing."""
+        rows = (row for runs in self.runs.values() for of in runs.values() for own in of.values() for row in own)
+        return sorted({row.get(column) for row in rows}, key=lambda said: (said is None, said))
+
     def has_failed(self, method: str) -> bool:
         """Whether any of its unified runs did."""
         return any(row["method"] == method and row["condition"] in (UNIFIED, None) for row in self.failed)
@@ -210,11 +228,23 @@ class Field:
 
     def average(self, bench: Bench, method: str, cells: Collection[Cell], metric: str = METRIC) -> Average | None:
         """The method's mean over those of the cells that the field shares, else over those that it has itself."""
-        shared = [cell for cell in self.cells if cell in cells]
-        compared = bool(shared) and (method in self.methods or method == bench.full)
-        asked = shared if compared else list(cells)
+        asked, compared = self._cells_for(bench, method, cells)
         found = [value for cell in asked if (value := bench.mean(method, cell, metric)) is not None]
         return Average(statistics.fmean(found), len(found), not compared or len(found) < len(asked)) if found else None
+
+    def deviation(self, bench: Bench, method: str, cells: Collection[Cell]) -> float | None:
+        """Standard deviation, over the seeds that all cells of `average` have, of the mean over them; None for one."""
+        asked, _ = self._cells_for(bench, method, cells)
+        by_cell = [own for cell in asked if (own := bench.values(method, cell))]
+        seeds = set.intersection(*(set(own) for own in by_cell)) if by_cell else set()
+        means = [statistics.fmean(own[seed] for own in by_cell) for seed in sorted(seeds)]
+        return statistics.stdev(means) if len(means) > 1 else None
+
+    def _cells_for(self, bench: Bench, method: str, cells: Collection[Cell]) -> tuple[list[Cell], bool]:
+        """Those of the cells that a mean of the method is over, and whether it can be compared with others'."""
+        shared = [cell for cell in self.cells if cell in cells]
+        compared = bool(shared) and (method in self.methods or method == bench.full)
+        return (shared if compared else list(cells)), compared
 
     def ordered(self, bench: Bench) -> list[str]:
         """All methods, the best of the field first, then the others, then full data."""
@@ -235,6 +265,7 @@ def read_bench(
     soft_labels: Collection[str] = (),
     without_experts: Collection[str] = (),
     wanted: Iterable[Wanted] | None = None,
+    outdated: Iterable[Wanted] = (),
 ) -> Bench:
     """The table, sorted into cells. See `write_bench` for what may be left out and what then stands for it."""
     rows = _charged(table.to_pylist() if isinstance(table, pa.Table) else list(table), without_experts)
@@ -267,6 +298,7 @@ def read_bench(
         wanted=seeds if wanted is None else asked,
         failed=tuple(row for row in rows if row["error"]),
         idle=idle,
+        outdated=tuple(outdated),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ptm_ray.config.presets import OURS
 from ptm_ray.evaluation.comparison import FEWEST_PAIRS, Difference, holm, paired_difference, signed_rank_p
-from ptm_ray.report.bench_cells import Bench, Cell, Field
+from ptm_ray.report.bench_cells import UNIFIED, Bench, Cell, Field
 from ptm_ray.report.bench_tables import NONE, counted, joined, name
 from ptm_ray.report.tables import table
 
@@ -29,8 +29,8 @@ def points(difference: Difference) -> str:
     return f"{shown}, behind" if shown.startswith("-") else shown
 
 
-def _percent(bench: Bench, method: str, cell: Cell) -> float:
-    score = bench.mean(method, cell)
+def _percent(bench: Bench, method: str, cell: Cell, condition: str = UNIFIED) -> float:
+    score = bench.mean(method, cell, condition=condition)
     return math.nan if score is None else 100 * score
 
 
@@ -80,14 +80,19 @@ def _verdict(other: str, difference: Difference) -> str:
     return f"{OURS} is {'ahead of' if difference.mean > 0 else 'behind'} {other} by {shown} on average; {noise}."
 
 
-def pairs(bench: Bench, order: Sequence[str]) -> list[str] | None:
-    """ptm against every other method, cell by cell; None where there is nothing to compare."""
+def pairs(bench: Bench, order: Sequence[str], condition: str = UNIFIED) -> list[str] | None:
+    """ptm against every other method, cell by cell, under a condition; None where there is nothing to compare."""
     others = [m for m in order if m in bench.methods and m != OURS]
-    both = {m: [c for c in bench.cells if None not in (bench.mean(OURS, c), bench.mean(m, c))] for m in others}
-    both = {m: cells for m, cells in both.items() if cells} if OURS in bench.kinds else {}
+    scores: dict[str, list[tuple[float, float]]] = {}
+    both: dict[str, list[Cell]] = {}
+    for m in others if OURS in bench.kinds else ():
+        for cell in bench.cells:
+            pair = _percent(bench, OURS, cell, condition), _percent(bench, m, cell, condition)
+            if not any(map(math.isnan, pair)):
+                scores.setdefault(m, []).append(pair)
+                both.setdefault(m, []).append(cell)
     if not both:
         return None
-    scores = {m: [(_percent(bench, OURS, c), _percent(bench, m, c)) for c in cells] for m, cells in both.items()}
     found = {m: paired_difference([a for a, _ in of], [b for _, b in of], TIE) for m, of in scores.items()}
     p_values = {m: signed_rank_p([a - b for a, b in of]) for m, of in scores.items()}
     corrected = holm({m: p for m, p in p_values.items() if p is not None})

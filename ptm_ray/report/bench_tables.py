@@ -27,30 +27,34 @@ def counted(number: int, one: str = "cell") -> str:
     return f"{number} {one}" if number == 1 else f"{number} {one}s"
 
 
-def percent(average: Average | None) -> str:
-    """A mean in percent; one over other cells than the other methods' has a star and says over how many."""
+def percent(average: Average | None, deviation: float | None = None) -> str:
+    """A mean in percent, ± its deviation; one over other cells than the other methods' has a star and says over how
+    many.
+    """
     if average is None:
         return NONE
-    return f"{100 * average.mean:.1f}" + (f"\\* ({average.cells})" if average.marked else "")
+    shown = f"{100 * average.mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+    return shown + (f"\\* ({average.cells})" if average.marked else "")
 
 
 def overview(bench: Bench, field: Field) -> list[str]:
-    """Mean balanced accuracy at each ipc and over all cells, mean rank, cells complete."""
+    """Mean balanced accuracy at each ipc and over all cells ± its deviation over seeds, mean rank, cells complete."""
     ranks = mean_ranks({m: [bench.mean(m, cell) or 0.0 for cell in field.cells] for m in field.methods})
     rows = []
     for method in field.ordered(bench):
-        means = [percent(field.average(bench, method, _at(bench, ipc))) for ipc in bench.ipcs]
+        over = [*(_at(bench, ipc) for ipc in bench.ipcs), list(bench.cells)]
+        means = [percent(field.average(bench, method, own), field.deviation(bench, method, own)) for own in over]
         rank = f"{ranks[method]:.1f}" if method in ranks else NONE
         done = f"{bench.complete(method)} of {len(bench.own_cells(method))}"
         shown = name(bench, method) + ("†" if bench.has_failed(method) else "")
-        overall = percent(field.average(bench, method, bench.cells))
-        rows.append([shown, bench.kinds[method], *means, overall, rank, done])
+        rows.append([shown, bench.kinds[method], *means, rank, done])
     head = ["method", "kind"]
     head += [f"ipc {ipc}{_of(field, _at(bench, ipc))}" for ipc in bench.ipcs]
     head += [f"all{_of(field, bench.cells)}", "mean rank", "cells complete"]
     return [
         "Balanced accuracy on the test split in percent, every set trained on by one recipe (`unified`); the best "
-        "first. A score is the mean over networks, then over the distillation's seeds; a cell is a dataset at one ipc.",
+        "first. A score is the mean over networks, then over the distillation's seeds; a cell is a dataset at one ipc. "
+        "± is the standard deviation over these seeds of the mean over cells.",
         "",
         "Means and ranks are over the cells that all compared methods have: those methods with a score in more than "
         "half of the cells. A mean marked \\* is over as many cells as it says: don't compare it. Cells count from "
@@ -129,6 +133,39 @@ def worst_recall(bench: Bench, field: Field) -> list[str]:
         "",
         *table(["method", *bench.datasets], rows),
     ]
+
+
+def recall_by_class(bench: Bench, field: Field) -> list[str]:
+    """Mean recall of each class, a table for each dataset."""
+    lines = [
+        "Recall in percent of each class, by its number, mean over networks, seeds and the ipc that the method has.",
+    ]
+    for dataset in bench.datasets:
+        cells = [cell for cell in bench.cells if cell.dataset == dataset]
+        by_method = {method: bench.recalls(method, cells) for method in field.ordered(bench)}
+        classes = max(map(len, by_method.values()))
+        rows = [
+            [name(bench, method), *(f"{100 * recall:.1f}" for recall in own or ())] + [NONE] * (classes - len(own))
+            for method, own in by_method.items()
+        ]
+        lines += ["", f"### {dataset}", "", *table(["method", *(f"class {k}" for k in range(classes))], rows)]
+    return lines
+
+
+def made_by(bench: Bench) -> list[str]:
+    """Sentences on what made the rows: states of the code, processors; and which are not what is asked for now."""
+    said = []
+    codes, processors = bench.made_by("code"), [name for name in bench.made_by("processor") if name is not None]
+    if states := sum(code is not None for code in codes):
+        kinds = f"{counted(len(processors), 'kind')} of processor ({'; '.join(processors)})"
+        said.append(f"Rows are of {counted(states, 'state')} of the code, on {kinds}.")
+        said += ["Of some rows it was not noted."] if None in codes else []
+    if bench.outdated:
+        runs = f"{counted(len(bench.outdated), 'run')} {'is' if len(bench.outdated) == 1 else 'are'}"
+        methods = ", ".join(sorted({method for method, *_ in bench.outdated}))
+        now = "of other settings, images or version than the suite asks for now"
+        said.append(f"**{runs} {now}** ({methods}); the same command makes them again.")
+    return said
 
 
 def cost(bench: Bench, field: Field) -> list[str]:

@@ -24,6 +24,7 @@ from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.memory import peak_memory
 from ptm_ray.stages.mitigation import CycleRow
 from ptm_ray.stages.problem import Problem
+from ptm_ray.stages.provenance import code_digest, processor
 from ptm_ray.stages.scoring import Evaluator, InlineScorer
 from ptm_ray.stages.staged_matching import subset_rows
 from ptm_ray.store import atomic
@@ -45,11 +46,13 @@ class Tested:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a finished cell took; of cycles of overlap mitigation, where there can be some."""
+    """What a finished cell took, and what made it; of cycles of overlap mitigation, where there can be some."""
 
     distillation_s: float
     outer_steps: int
     peak_memory_bytes: int
+    code: str
+    processor: str
     mitigated: dict[str, float | int]
 
 
@@ -64,12 +67,12 @@ def run_cell(
     testing = CellTesting(problem, asked)
     if asked.kind(cell.method) == FULL:
         tested = list(testing.full())
-        return tested, Cost(0.0, 0, peak_memory(problem.device), {})
+        return tested, _cost(problem, 0.0, 0, ())
     run = Distillation(problem, trajectories, InlineScorer(testing.evaluator), folder)
     early = folder.root / "equal-steps.npz"
     folder.place.pull(early.name)
     # What is paced by its run is in the middle of it then: later subsets, say, have not been learned at all.
-    paced, wanted = problem.config.paced_by_run, "equal-steps" in asked.conditions
+    paced, wanted = problem.config.paced_by_run, asked.equal_steps is not None and "equal-steps" in asked.conditions
     for _ in run.run(None if asked.budget_minutes is None else 60 * asked.budget_minutes):
         if run.step == asked.equal_steps and wanted and not paced:
             _keep(early, testing.of("equal-steps", run.as_it_is()))
@@ -80,7 +83,13 @@ def run_cell(
     tested += _kept(early, "equal-steps") if early.exists() else []
     if paced and wanted:
         tested += testing.of("equal-steps", _of_equal_steps(problem, trajectories, folder, asked))
-    return tested, Cost(run.elapsed_s, run.step, peak_memory(problem.device), _mitigated(run.cycles))
+    return tested, _cost(problem, run.elapsed_s, run.step, run.cycles)
+
+
+def _cost(problem: Problem, seconds: float, steps: int, cycles: Sequence[CycleRow]) -> Cost:
+    """Of a cell that this process has run."""
+    device = problem.device
+    return Cost(seconds, steps, peak_memory(device), code_digest(), processor(device), _mitigated(cycles))
 
 
 def _of_equal_steps(
@@ -113,6 +122,8 @@ def scores(tested: Sequence[Tested], cost: Cost, dataset: MedicalDataset) -> Ite
             "outer_steps": cost.outer_steps,
             **cost.mitigated,
             "peak_memory_bytes": cost.peak_memory_bytes,
+            "code": cost.code,
+            "processor": cost.processor,
         }
 
 

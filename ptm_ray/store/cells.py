@@ -42,6 +42,8 @@ SCHEMA = pa.schema(
         ("buffer_bytes", pa.int64()),
         ("experts", pa.string()),
         ("fingerprint", pa.string()),
+        ("code", pa.string()),
+        ("processor", pa.string()),
         ("error", pa.string()),
     ]
 )
@@ -53,8 +55,10 @@ Key = tuple[str, int, str, int]
 class CellTable:
     """The rows of a benchmark's cells, and the file that they are kept in.
 
-    A cell's rows all have its `fingerprint`, of whatever decides its result; a failed cell has one row with an `error`
-    and no score. `overlap_before` and `overlap_after` are means over the cycles of mitigation that were kept.
+    A cell's rows all have its `fingerprint`, of whatever it was asked for. `code` is a digest of the package that made
+    them and `processor` what it ran on, so that nobody need guess which rows are of the same: both are None in tables
+    of before. A failed cell has one row with an `error` and no score. `overlap_before` and `overlap_after` are means
+    over the cycles of mitigation that were kept.
     """
 
     def __init__(self, place: Place) -> None:

@@ -59,6 +59,21 @@ def test_a_cell_s_own_settings_win_over_the_suite_s_and_those_over_the_method_s(
     assert mtt.schedule.kind == "random"
 
 
+def test_a_dataset_s_settings_are_its_cells_alone_and_a_method_s_go_before_them():
+    tables = {"xray@64": {"mirror": False, "images": {"lr": 0.2}}}
+    methods = {"ptm": {}, "slow": {"method": "ptm", "images": {"lr": 0.1}}}
+    suite = SuiteConfig.of({**SMALL, "datasets": ["b", "xray@64"], "dataset_settings": tables, "methods": methods})
+    found = {
+        (dataset, method): suite.config(Cell(dataset, 1, method, 0)) for dataset in suite.datasets for method in methods
+    }
+    assert {key: (config.mirror, config.images.lr) for key, config in found.items()} == {
+        ("b", "ptm"): (None, None),
+        ("b", "slow"): (None, 0.1),
+        ("xray@64", "ptm"): (False, 0.2),
+        ("xray@64", "slow"): (False, 0.1),
+    }
+
+
 def test_time_ends_what_is_learned_and_nothing_else_is_learned():
     suite = SuiteConfig.of({**SMALL, "methods": ["ptm", "herding", "full"], "budget_minutes": 1})
     steps = {method: suite.config(Cell("cellphantom", 1, method, 0)).most_steps(60.0) for method in suite.methods}
@@ -85,6 +100,8 @@ def test_time_ends_what_is_learned_and_nothing_else_is_learned():
         ({"conditions": ["twin"]}, ["conditions", "unified"]),
         ({"settings": {"ipcs": 1}}, ["unknown setting 'ipcs'"]),
         ({"name": "My Suite"}, ["name", "'My Suite'"]),
+        ({"dataset_settings": {"cellphantm": {}}}, ["'cellphantm'", "did you mean 'cellphantom'"]),
+        ({"dataset_settings": {"cellphantom": {"mirrors": True}}}, ["on cellphantom", "did you mean 'mirror'"]),
     ],
 )
 def test_what_can_not_be_is_refused_in_one_line(change, words):

@@ -10,6 +10,7 @@ import pytest
 import ptm_ray as ptm
 from ptm_ray.config.base import merge
 from ptm_ray.errors import ConfigError, StoreError
+from ptm_ray.stages.provenance import code_digest, processor
 from tests.files import write_dataset
 from tests.processes import workers_named
 from tests.small import SETTINGS, small_dataset
@@ -69,6 +70,17 @@ def test_every_cell_is_in_the_table_with_its_cost(made):
     learned = [row for row in rows if row["method"] in ("ptm", "dm")]
     assert {row["condition"] for row in learned} == {"unified", "published", "no-augmentation", "equal-steps"}
     assert {row["outer_steps"] for row in learned} == {4}
+
+
+def test_rows_say_what_made_them_and_those_of_other_settings_are_named(copied):
+    rows = rows_of(copied / "out")
+    assert {(row["code"], row["processor"]) for row in rows} == {(code_digest(), processor("cpu"))}
+    report = (copied / "out" / "results.md").read_text()
+    assert "Rows are of 1 state of the code, on 1 kind of processor" in report
+    assert "than the suite asks for now" not in report
+    bench(copied, copied / "out", only=["random"], settings=merge(SUITE["settings"], {"evaluation": {"steps": 6}}))
+    report = (copied / "out" / "results.md").read_text()
+    assert "**3 runs are of other settings, images or version than the suite asks for now** (dm, full, ptm)" in report
 
 
 def test_experts_are_shared_by_methods_and_the_report_is_there(made):

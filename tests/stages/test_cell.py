@@ -182,6 +182,8 @@ def test_methods_that_are_paced_by_their_run_have_one_of_equal_steps_for_it(tmp_
 
     assert torch.equal(early, after_equal_steps(ASKED["equal_steps"]))
     assert not torch.equal(early, after_equal_steps(8))
+    _, scores = run(tmp_path / "no number", method, **asked, equal_steps=None)
+    assert {condition for condition, _ in conditions(scores)} == {"unified"}
 
 
 def test_full_data_is_all_training_images_for_as_long_as_they_need(tmp_path, trained):
