@@ -10,13 +10,17 @@ from ptm_ray.cli.flags import Places, SaysDefault, parse
 
 ABOUT = """Asks how much a distillation gives away about who was in the training data.
 
-Some training images become canaries: a coin decides for each whether it is put back, half of them with a wrong label.
-The run is made again on that, experts included, with its settings and as many outer steps; then attacks that see the
-result say which canaries were in. What they find in a network trained on all images stands beside it. Writes a report
-into the run's folder and a paragraph onto the set's card. Attacks are lower bounds; nothing here is a guarantee. An
-audit that was stopped goes on when the same command is given again.
+Some training images become canaries: half of them get a wrong label, and for each a coin decides if it is put back.
+The run is made again on the images that are there then, with new experts, the same settings and as many outer steps.
+Attacks then guess from its set which canaries were in. What they find in a network trained on all images stands beside
+it.
+
+Writes a report into the run's folder and a paragraph onto the set's card. Attacks are lower bounds: nothing here is a
+guarantee. It takes about as long as the run with its experts did. An audit that was stopped goes on when the same
+command is given again.
 
   ptm-ray audit runs/pneumonia
+  ptm-ray audit runs/scans --data scans/      # images of your own: a run does not keep their path
 """
 
 

@@ -12,10 +12,12 @@ from ptm_ray.cli.flags import Places, SaysDefault, parse
 from ptm_ray.config.suite import read_suite
 from ptm_ray.errors import ConfigError
 
-ABOUT = """Distils several datasets by several methods, each on one core within one time budget, and scores all sets by
-one protocol. Methods share experts where they can. Writes a tidy table of every trained network (cells.parquet), tables
-for people (results.md) and pictures. A benchmark that was stopped goes on when the same command is given again; a cell
-that failed is recorded with its error and tried again then; the exit code is 1 where one did.
+ABOUT = """Compares methods: distils several datasets by each of them, every set on one core within one time budget, and
+scores all sets by one protocol. Methods share experts where they can.
+
+Writes a table of every trained network (cells.parquet), a report (results.md) and pictures. A benchmark that was
+stopped goes on when the same command is given again. A cell (one dataset, ipc, method and seed) that fails is recorded
+with its error and tried again then; the exit code is 1 where one did.
 
 SUITE (TOML) says what to compare; tune_configs/suites holds ready ones:
 

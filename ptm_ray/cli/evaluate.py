@@ -10,10 +10,11 @@ import tyro
 from ptm_ray.cli.flags import SaysDefault, Switch, parse
 from ptm_ray.errors import ConfigError
 
-ABOUT = """Trains fresh networks on a synthetic set and scores them on the dataset's test split, beside the same for
-random real images of equal number and for full data.
+ABOUT = """Scores a synthetic set: trains fresh networks on it and tests them on the dataset's test split. Beside
+that it trains others on as many random real images, and on all training images.
 
-  ptm-ray evaluate runs/pneumonia --data pneumoniamnist --networks convnet,resnet18 --seeds 3
+  ptm-ray evaluate runs/pneumonia --networks convnet,resnet18 --seeds 3
+  ptm-ray evaluate runs/scans --data scans/   # images of your own: a run does not keep their path
 """
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from ptm_ray.cli.flags import Settings, Where, base_config, parse
 
-ABOUT = """Trains the experts of a dataset, many at once, and keeps their trajectories.
+ABOUT = """Trains the experts of a dataset, many at once, and keeps their trajectories. Experts are networks trained on
+the real images; distillations match them.
 
-Experts that are already there are reused; a killed run goes on with those that are missing.
+Experts that are already there are reused. A command that was stopped goes on with those that are missing.
 
   ptm-ray experts --data pneumoniamnist --experts.count 20
 """

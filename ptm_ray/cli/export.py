@@ -9,11 +9,13 @@ import tyro
 
 from ptm_ray.cli.flags import Switch, parse
 
-ABOUT = """Writes a synthetic set as other tools take it, into a folder of its own.
+ABOUT = """Writes a synthetic set in a form that other tools read, into a folder of its own.
 
-pictures: train/CLASS/NUMBER.png, which torchvision's ImageFolder, Keras and fastai read, and labels.csv. They have
-eight bits; what was learned beyond those stays in the set's own Parquet file.
-hub: the set with its card as a README that Hugging Face reads: load_dataset(FOLDER) here, or after an upload.
+With --to pictures (the default): train/CLASS/NUMBER.png, which torchvision's ImageFolder, Keras and fastai read, and
+labels.csv. Pictures have eight bits; the exact pixels stay in the set's own Parquet file.
+
+With --to hub: the set with its card as README, which Hugging Face's load_dataset(FOLDER) reads, here or after an
+upload.
 
   ptm-ray export runs/pneumonia pneumonia-pictures
 """

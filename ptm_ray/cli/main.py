@@ -10,15 +10,15 @@ from ptm_ray.cli.flags import one_line
 from ptm_ray.errors import ConfigError, DivergedError, PtmError, Terminated, WorkerFailed, did_you_mean
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
-    "distill": (distill.main, "real images in, an evaluated and shareable synthetic set out"),
-    "experts": (experts.main, "train the experts of a dataset, to be shared by many distillations"),
-    "evaluate": (evaluate.main, "score any synthetic set beside random real images and full data"),
-    "sweep": (sweep.main, "search settings with Ray Tune: a table of trials, and the best one's set"),
+    "distill": (distill.main, "make a synthetic set of a dataset, and score it"),
+    "experts": (experts.main, "train the experts of a dataset, which many distillations can share"),
+    "evaluate": (evaluate.main, "score any synthetic set, beside random real images and all training images"),
+    "sweep": (sweep.main, "search settings with Ray Tune: a table of trials, and the set of the best one"),
     "bench": (bench.main, "compare methods on several datasets under one protocol"),
-    "audit": (audit.main, "what a distillation gives away about who was in the training data"),
-    "export": (export.main, "a set as other tools take it: pictures in class folders, or for the Hugging Face hub"),
-    "submit": (submit.main, "any of these as a job on a Ray cluster"),
-    "doctor": (doctor.main, "what this machine has: versions, cores, memory, GPUs, Ray, datasets"),
+    "audit": (audit.main, "ask what a distillation gives away about who was in the training data"),
+    "export": (export.main, "write a set for other tools: pictures in class folders, or for the Hugging Face hub"),
+    "submit": (submit.main, "run any of these as a job on a Ray cluster"),
+    "doctor": (doctor.main, "show what this machine has: versions, cores, memory, GPUs, Ray, datasets"),
 }
 #: Those that go on where they were stopped.
 GO_ON = ("distill", "experts", "sweep", "bench", "audit")

@@ -11,9 +11,11 @@ from ptm_ray.cli.flags import Places, SaysDefault, Switch, parse
 from ptm_ray.config.sweep import read_sweep
 from ptm_ray.errors import ConfigError
 
-ABOUT = """Runs many distillations that differ in some settings, on experts that are trained once, and compares them on
-the validation split. Writes a table of all trials, pictures, TensorBoard logs, and the best trial's set as distill
-does. A sweep that was stopped goes on, each trial from its checkpoint, when the same command is given again.
+ABOUT = """Searches settings: runs many distillations (trials) that differ in some of them, on experts that are trained
+once, and compares them on the validation split.
+
+Writes a table of all trials, pictures, TensorBoard logs, and the best trial's set as distill does. A sweep that was
+stopped goes on, each trial from its checkpoint, when the same command is given again.
 
 FILE (TOML) says what to search; tune_configs holds ready ones:
 

@@ -23,6 +23,7 @@ def refused(*tables):
     with pytest.raises(ConfigError) as caught:
         resolve(*tables)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) <= 300
     return str(caught.value)
 
 
@@ -32,6 +33,7 @@ def refused(*tables):
         ({"ipcs": 3}, "unknown setting 'ipcs'; did you mean 'ipc'"),
         ({"schedule": {"end": 3}}, "unknown setting 'schedule.end'; did you mean 'end_min' or 'end_max'"),
         ({"experts": {"snapshot": 3}}, "unknown setting 'experts.snapshot'; did you mean 'snapshots'"),
+        ({"images": {"initial": "noise"}}, "unknown setting 'images.initial'; did you mean 'init'"),
         ({"method": "pmt"}, "unknown method 'pmt'; did you mean 'ptm'"),
         (
             {"schedule": {"kind": "progres"}},
@@ -39,6 +41,14 @@ def refused(*tables):
         ),
         ({"experts": {"lr": 0}}, "experts.lr: Input should be greater than 0, got 0"),
         ({"ipc": 0}, "ipc must be 1 or more, got 0"),
+        ({"ipc": -3}, "ipc must be 1 or more, got -3"),
+        ({"ipc": 2.5}, "ipc: Input should be a valid integer, got a number with a fractional part, got 2.5"),
+        ({"outer_steps": -1}, "outer_steps: Input should be greater than or equal to 0, got -1"),
+        (
+            {"matching": {"easy_growth": 0.5}},
+            "matching.easy_growth: Input should be greater than or equal to 1, got 0.5",
+        ),
+        ({"network": {"norm": "layer"}}, "unknown network.norm 'layer'; known: group, instance, none"),
         ({"schedule": {"end_min": 5, "end_max": 3}}, "schedule: end_max 3 lies before end_min 5"),
         ({"schedule": {"start": 4, "end_min": 4}}, "schedule: start 4 does not lie before the first end, 4"),
         ({"schedule": {"start_min": 5, "start_max": 3}}, "schedule: start_max 3 lies before start_min 5"),
@@ -53,8 +63,57 @@ def test_what_is_wrong_is_said_in_one_line_with_its_value(asked, start):
 
 def test_batch_norm_is_refused_for_matching_with_the_reason():
     message = refused({"network": {"norm": "batch"}})
-    for words in ("running statistics are no parameters", "instance or group norm", "resnet18_bn"):
+    reason = "batch norm can't be matched: its running statistics are no parameters"
+    for words in (reason, "use instance or group norm", "resnet18_bn"):
         assert words in message
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (
+            {"experts": {"logit_adjustment": 1.0}},
+            ["logit_adjustment 1 is for natural sampling", "experts.balanced to false"],
+        ),
+        (
+            {"images": {"init": "noise", "soft_labels": True, "label_init": "experts"}},
+            ["no labels for noise", "one-hot"],
+        ),
+        (
+            {"images": {"init": "real-natural"}},
+            ["real-natural", "outer_steps is 2000", "set outer_steps to 0", "images.init to real"],
+        ),
+        (
+            {"method": "mtt", "schedule": {"length": 1}, "matching": {"shape_weight": 0.5}},
+            ["matching.shape_weight", "length 1", "raise schedule.length"],
+        ),
+        (
+            {"student": {"steps_min": 1, "steps_max": 1}, "matching": {"shape_weight": 0.5}},
+            ["matching.shape_weight", "one step", "raise student.steps_max"],
+        ),
+        (
+            {"method": "dsa", "matching": {"shape_weight": 0.5}},
+            ["matching.shape_weight", "matching.what is gradients", "set both to 0"],
+        ),
+        (
+            {"method": "dm", "images": {"soft_labels": True}},
+            ["matching.what features", "can't learn labels", "images.soft_labels to false"],
+        ),
+        (
+            {"method": "dc", "matchers": 2},
+            ["2 matchers match a trajectory each", "matching.what is gradients", "set matchers to 1"],
+        ),
+        (
+            {"subsets": {"count": 2}},
+            ["2 subsets", "schedule.kind progress is set", "--method seqmatch or pdd", "subsets.count to 1"],
+        ),
+        ({"method": "pdd", "overlap": {"enabled": True}}, ["3 subsets", "overlap.enabled is set"]),
+        ({"method": "dm", "subsets": {"count": 2}}, ["2 subsets", "matching.what features is set"]),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_with_the_way_out(asked, words):
+    message = refused(asked)
+    assert [word for word in words if word not in message] == [], message
 
 
 @pytest.mark.parametrize(
@@ -187,10 +246,12 @@ def test_the_fingerprint_is_the_same_for_the_same_settings_and_changes_with_any_
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.toml", "ipc = = 3", "a.toml does not parse (Invalid value (at line 1, column 7))"),
+        ("a.toml", "ipc = = 3", "a.toml does not parse (Invalid value (at line 1, column 7)); mend"),
+        ("a.toml", "ipcs = 3", "unknown setting 'ipcs'; did you mean 'ipc'"),
         ("a.json", "{", "a.json does not parse"),
         ("a.json", "[1]", "a.json holds a list, no settings"),
         ("a.toml", None, "no settings file"),
+        ("a.toml", None, "a.toml; check its name, or leave it out for the defaults"),
     ],
 )
 def test_a_settings_file_that_can_not_be_used_is_named(tmp_path, name, text, words):
@@ -198,8 +259,9 @@ def test_a_settings_file_that_can_not_be_used_is_named(tmp_path, name, text, wor
     if text is not None:
         path.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        read_table(path)
+        resolve(read_table(path))
     assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_students_take_fewer_steps_through_more_images_unless_told_otherwise():

@@ -346,3 +346,18 @@ def test_labels_of_a_table_may_be_names(tmp_path):
 def test_a_table_that_can_not_be_used_is_refused(tmp_path, columns, words):
     with pytest.raises(DataError, match=words):
         load_dataset(write_parquet(tmp_path / "t.parquet", **columns))
+
+
+def test_the_page_on_own_data_makes_a_table_that_says_whose_images_they_are(tmp_path, monkeypatch, pytestconfig):
+    page = (pytestconfig.rootpath / "docs" / "your-own-data.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    rows = ["file,label,patient"]
+    for index in range(24):
+        Image.fromarray(picture(colour=False, seed=index)).save(f"{index}.png")
+        rows.append(f"{index}.png,{'ab'[index % 2]},patient {index // 4}")
+    (tmp_path / "scans.csv").write_text("\n".join(rows))
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    dataset = load_dataset("scans.parquet", size=16)
+    assert dataset.class_names == ("a", "b")
+    assert len(dataset.train) + len(dataset.val) + len(dataset.test) == 24
+    assert "whole patients" in dataset.notes[1]
