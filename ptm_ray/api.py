@@ -19,15 +19,15 @@ from ptm_ray.config.suite import SuiteConfig, read_suite
 from ptm_ray.config.sweep import SweepConfig, read_sweep
 from ptm_ray.data import MedicalDataset
 from ptm_ray.data import load_dataset as load_dataset
-from ptm_ray.data.load import is_known, load_training_images
+from ptm_ray.data.load import is_known
 from ptm_ray.errors import ConfigError, DataError
 from ptm_ray.orchestrate import distill as on_ray
-from ptm_ray.orchestrate.evaluators import SeenAsMade
 from ptm_ray.orchestrate.outcome import DistillResult as DistillResult
 from ptm_ray.orchestrate.watcher import Watcher
+from ptm_ray.stages.given import as_given, find_set
 from ptm_ray.stages.problem import Problem
-from ptm_ray.store.artefact import RECIPE
 from ptm_ray.store.artefact import SyntheticSet as SyntheticSet
+from ptm_ray.store.artefact import place_of_set
 from ptm_ray.store.checkpoints import RunFolder
 from ptm_ray.store.export import Form
 from ptm_ray.store.export import export as write_export
@@ -257,7 +257,7 @@ def export(synthetic: str | Path, out: str | Path, to: Form = "pictures") -> Syn
     `to`: "pictures" for class folders of PNG and a table of labels, "hub" for a dataset that Hugging Face reads.
     Returns the set.
     """
-    place, target = _place_of_set(synthetic), Place.of(out)
+    place, target = place_of_set(synthetic), Place.of(out)
     if place is None:
         shown = Place.of(synthetic)
         raise DataError(f"no synthetic set {shown}; give the folder or URL of a set of ours, or of its run")
@@ -289,46 +289,17 @@ def as_scored(
     """What `evaluate` scores: on what and how, images (n, channels, height, width) as networks see them, and
     probabilities (n, classes).
     """
-    made = _load_set(synthetic)
+    made = synthetic if isinstance(synthetic, SyntheticSet) else find_set(synthetic)
     # Its own recipe decides network, whitening and augmentation, so that a set of ours is scored as it was made.
     own = _scored_as_made(made.recipe["config"]) if isinstance(made, SyntheticSet) else {}
     scoring = {**own.get("evaluation", {}), "networks": networks, "seeds": seeds}
     config = _config(data, None, merge({**own, "evaluation": scoring}, settings))
     dataset = _dataset_of_set(data, config, data_root)
-    if isinstance(made, SyntheticSet):
-        images, labels, names, probabilities = made.images, made.labels, tuple(made.class_names), made.probabilities
-    else:
-        # Pictures of any size become as large as those that networks are tested on.
-        split, names = load_training_images(made, dataset.resolution)
-        labels, probabilities = split.labels, np.eye(len(names), dtype=np.float32)[split.labels]
-    if len(names) != dataset.num_classes:
-        raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")
+    given = as_given(made, dataset, config)
     # Random images beside it are as many in all, where its classes have unequally many.
-    ipc = max(1, round(len(labels) / dataset.num_classes))
+    ipc = max(1, round(len(given.images) / dataset.num_classes))
     config = config.replace(ipc=ipc, images={"init": "noise"})
-    if isinstance(made, SyntheticSet):
-        problem = SeenAsMade(dataset, config, of_set=made.whitening).check()
-    else:
-        problem = Problem(dataset, config).check()
-        images = problem.normalise(split.images)
-    if images.shape[1:] != (dataset.channels, dataset.resolution, dataset.resolution):
-        raise DataError(
-            f"the set's images are {images.shape[1:]}, those of {dataset.name} "
-            f"{(dataset.channels, dataset.resolution, dataset.resolution)} (channels, height, width); they must agree"
-        )
-    return problem, images, _by_class(probabilities, names, dataset.class_names)
-
-
-def _by_class(probabilities: np.ndarray, names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
-    """(n, classes) in the dataset's order of classes, where the set has the same ones in another.
-
-    Class folders are numbered in alphabetical order, whatever their numbers were where the images come from.
-    """
-    # Of a set whose classes are known by number alone they are the dataset's numbers.
-    numbers = [str(label) for label in range(len(names))]
-    if list(names) in (list(wanted), numbers) or sorted(set(names)) != sorted(wanted):
-        return probabilities
-    return np.ascontiguousarray(probabilities[:, [names.index(name) for name in wanted]])
+    return given.problem(dataset, config).check(), given.images, given.probabilities
 
 
 def _scored_as_made(made_with: dict[str, Any]) -> dict[str, Any]:
@@ -351,28 +322,3 @@ def _dataset_of_set(data: Data | None, config: DistillConfig, data_root: str | P
         # A set carries the name of its dataset but no path: where files lie is nobody else's business.
         message = f"the set was made from {config.data!r}, which is no dataset by name; pass --data NAME_OR_PATH"
         raise DataError(message) from error
-
-
-def _load_set(synthetic: SyntheticSet | str | Path) -> SyntheticSet | Path:
-    """Our set, or the path of another's."""
-    if isinstance(synthetic, SyntheticSet):
-        return synthetic
-    found = _place_of_set(synthetic)
-    if found is not None:
-        return SyntheticSet.load(found)
-    place, path = Place.of(synthetic), Path(synthetic)
-    if place.url is not None:
-        raise DataError(f"no synthetic set {place}; give the URL of a set of ours, or of its run")
-    if not path.exists():
-        raise DataError(f"no synthetic set {path}; give the folder of a set, or an npz, folder or table of images")
-    return path
-
-
-def _place_of_set(synthetic: str | Path) -> Place | None:
-    """Where our set lies: there, or in the run that is there."""
-    place = Place.of(synthetic)
-    for folder in (place, place / "set"):
-        folder.pull(RECIPE)
-        if (folder.local / RECIPE).is_file():
-            return folder
-    return None

@@ -20,6 +20,9 @@ Condition = Literal["unified", "published", "equal-steps", "hard-labels", "twin"
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 #: Kinds of methods that learn nothing: all of the training images, whatever ipc says, and some of them as they are.
 FULL, SELECTION = "full", "selection"
+#: The kind of methods whose sets somebody has made elsewhere, the key of a method's table that says where they lie, and
+#: what stands for what in it.
+GIVEN, SETS, PLACES = "given", "sets", ("{dataset}", "{ipc}", "{seed}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class SuiteConfig(Settings):
     """Synthetic images per class."""
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
     """A list of methods, or a table of variants: name → settings that differ from the preset of the method of that
-    name, or of the one given as `method`."""
+    name, or of the one given as `method`. A method of one's own is `{ sets = "DIR/{dataset}-{ipc}-{seed}" }`: where the
+    sets lie that it has made, each as `ptm-ray evaluate` takes one; they are scored as all others are."""
     seeds: Positive = 2
     """Distillations of each; of random images, draws."""
     budget_minutes: Rate | None = None
@@ -81,7 +85,10 @@ class SuiteConfig(Settings):
             methods = {str(name): {} for name in methods}
         if not isinstance(methods, Mapping):
             return values
-        named = {n: {"method": n, **table} if isinstance(table, Mapping) else table for n, table in methods.items()}
+        named = {
+            name: {"method": name, **table} if isinstance(table, Mapping) and SETS not in table else table
+            for name, table in methods.items()
+        }
         return {**values, "methods": named}
 
     @model_validator(mode="after")
@@ -97,12 +104,37 @@ class SuiteConfig(Settings):
                 )
         stems = [Path(dataset).stem for dataset in self.datasets]
         _no_duplicates("datasets, by the names of their files,", stems)
+        for name, table in self.methods.items():
+            if SETS in table:
+                self._check_places(name, table)
         asked = [repr(sorted(table.items())) for table in self.methods.values()]
         for name, text in zip(self.methods, asked, strict=True):
             first = list(self.methods)[asked.index(text)]
             if first != name:
                 raise ValueError(f"methods {first!r} and {name!r} are the same; take one of them out")
         return self
+
+    def _check_places(self, name: str, table: Mapping[str, Any]) -> None:
+        """That every cell has a set of its own."""
+        where = table[SETS]
+        if len(table) > 1 or not isinstance(where, str):
+            raise ValueError(f"methods.{name} has sets of its own, so that and nothing else is a path: got {table}")
+        for placeholder, many in zip(PLACES, (len(self.datasets) > 1, len(self.ipc) > 1, False), strict=True):
+            if many and placeholder not in where:
+                raise ValueError(
+                    f"methods.{name}.sets is {where!r}, the same for every cell; put {placeholder} in it, which stands "
+                    "for the cell's own"
+                )
+
+    def set_of(self, cell: Cell) -> str | None:
+        """Where the cell's set lies, if somebody has made it elsewhere."""
+        where = self.methods[cell.method].get(SETS)
+        if where is None:
+            return None
+        own = (Path(cell.dataset).stem, str(cell.ipc), str(cell.seed))
+        for placeholder, value in zip(PLACES, own, strict=True):
+            where = where.replace(placeholder, value)
+        return str(where)
 
     def only(self, methods: Sequence[str]) -> "SuiteConfig":
         """The same of these methods alone. Raises `ConfigError` for one that it has not."""
@@ -131,15 +163,17 @@ class SuiteConfig(Settings):
             for ipc in self.ipc
             for dataset in self.datasets
             for method in self.methods
-            if self.kind(method) != FULL
+            if self.kind(method) != FULL and (seed == 0 or PLACES[2] in self.methods[method].get(SETS, PLACES[2]))
         ]
         full = [method for method in self.methods if self.kind(method) == FULL]
         return [*(Cell(dataset, 0, method, 0) for dataset in self.datasets for method in full), *found]
 
     def kind(self, method: str) -> str:
         """trajectory, variant (of ptm: it came with it and not before it), matching (of gradients or distributions),
-        selection (real images as they are) or full.
+        selection (real images as they are), given (made elsewhere) or full.
         """
+        if SETS in self.methods[method]:
+            return GIVEN
         base = str(self.methods[method]["method"])
         return VARIANT if base == OURS != method else KINDS.get(base, TRAJECTORY)
 
@@ -156,8 +190,13 @@ class SuiteConfig(Settings):
         if size:
             own["size"] = int(size)
         # Full data is what sets are compared with, no way to make one: its networks are trained by the same settings.
-        method = {"method": "random"} if self.kind(cell.method) == FULL else self.methods[cell.method]
-        if self.kind(cell.method) in (FULL, SELECTION):
+        # Nor are sets that are given.
+        kind = self.kind(cell.method)
+        method = self.methods[cell.method] if kind not in (FULL, GIVEN) else {"method": "random"}
+        if kind == GIVEN:
+            # No image of the dataset is asked for, however few it has of a class.
+            method = {**method, "images": {"init": "noise"}}
+        if kind in (FULL, SELECTION, GIVEN):
             own["outer_steps"] = 0
         return resolve(self.settings, self.dataset_settings.get(cell.dataset, {}), method, own)
 

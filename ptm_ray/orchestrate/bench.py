@@ -18,7 +18,7 @@ from ptm_ray import __version__
 from ptm_ray.config import DistillConfig
 from ptm_ray.config.suite import Cell, SuiteConfig
 from ptm_ray.data import MedicalDataset, load_dataset
-from ptm_ray.errors import PtmError, StoreError, without_folders
+from ptm_ray.errors import DataError, PtmError, StoreError, without_folders
 from ptm_ray.evaluation import metrics
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.experts import experts_alone
@@ -27,6 +27,7 @@ from ptm_ray.orchestrate.watcher import Nobody, Watcher
 from ptm_ray.orchestrate.workers import device_with
 from ptm_ray.stages.cell import Cost, Tested, run_cell, scores
 from ptm_ray.stages.experts import kinds_wanted, store_of
+from ptm_ray.stages.given import GivenSet, as_given, find_set
 from ptm_ray.stages.memory import keep_memory
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.cells import TABLE, CellTable, Key
@@ -61,6 +62,7 @@ class _Task:
     problem: Problem
     experts: str
     fingerprint: str
+    given: GivenSet | None
 
 
 def bench(
@@ -123,13 +125,16 @@ def _wanted(cell: Cell) -> tuple[str, str, int, int]:
     return cell.method, cell.dataset, cell.ipc, cell.seed
 
 
-def fingerprint(asked: SuiteConfig, config: DistillConfig, dataset: MedicalDataset) -> str:
+def fingerprint(
+    asked: SuiteConfig, config: DistillConfig, dataset: MedicalDataset, given: GivenSet | None = None
+) -> str:
     """Of whatever decides a cell's result: 16 hex digits.
 
     Settings at their defaults are told by the version, so that a table outlives a setting that is added.
     """
     protocol = asked.model_dump(mode="json", include={"budget_minutes", "equal_steps", "conditions", "extra_seeds"})
     whole = [protocol, config.model_dump(mode="json", exclude_defaults=True), dataset.fingerprint, __version__]
+    whole += [] if given is None else [given.digest]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -141,11 +146,14 @@ def cell_task(
     asked: SuiteConfig,
     cell: Cell,
     device: str,
+    given: GivenSet | None = None,
 ) -> tuple[list[Tested], Cost]:
     """A cell, in a process whose peak of memory is then its own."""
     torch.set_num_threads(1)
     keep_memory()
-    return run_cell(Problem(ray.get(dataset[0]), config, device), buffer, RunFolder(folder), asked, cell)
+    images: MedicalDataset = ray.get(dataset[0])
+    problem = Problem(images, config, device) if given is None else given.problem(images, config, device)
+    return run_cell(problem, buffer, RunFolder(folder), asked, cell, given)
 
 
 class _Runner:
@@ -178,15 +186,34 @@ class _Runner:
             except PtmError as error:
                 self._failed(cell, error, print_of)
                 continue
+            try:
+                given = self._given(cell, problem)
+            except PtmError as error:
+                self._failed(cell, error, None)
+                continue
+            print_of = fingerprint(self._asked, config, dataset, given)
             if not self._table.done(cell.key, print_of):
-                yield _Task(cell, problem, store_of(problem, self._experts_root).key, print_of)
+                yield _Task(cell, problem, store_of(problem, self._experts_root).key, print_of, given)
+
+    def _given(self, cell: Cell, problem: Problem) -> GivenSet | None:
+        """The cell's set, where it was made elsewhere. Raises `DataError` where it isn't there or is another's."""
+        where = self._asked.set_of(cell)
+        if where is None:
+            return None
+        found = as_given(find_set(where), problem.dataset, problem.config)
+        wanted = cell.ipc * problem.dataset.num_classes
+        if len(found.images) != wanted:
+            raise DataError(f"{where} has {len(found.images)} images, but ipc {cell.ipc} is {wanted}; give that many")
+        return found
 
     def outdated(self) -> list[Cell]:
         """Cells of the suite that are finished, but not as they are asked for now."""
         found = []
         for cell in self._asked.cells():
             dataset = self._datasets.get(cell.dataset)
-            if isinstance(dataset, MedicalDataset) and self._table.done(cell.key, None):
+            # What is given is read again by every call.
+            here = isinstance(dataset, MedicalDataset) and self._asked.set_of(cell) is None
+            if isinstance(dataset, MedicalDataset) and here and self._table.done(cell.key, None):
                 print_of = fingerprint(self._asked, self._asked.config(cell), dataset)
                 found += [] if self._table.done(cell.key, print_of) else [cell]
         return found
@@ -211,7 +238,8 @@ class _Runner:
                     problem = task.problem
                     buffer = buffers[task.experts].first(problem.config.num_experts)
                     shared = held[problem.dataset.fingerprint], problem.config, buffer
-                    running[remote.remote(*shared, self._folder(task), self._asked, task.cell, device)] = task
+                    what = self._folder(task), self._asked, task.cell, device, task.given
+                    running[remote.remote(*shared, *what)] = task
                 now = ", ".join(task.cell.name for task in running.values())
                 self._watcher.update("cells", done, done + len(waiting) + len(running), now)
                 (ready,), _ = ray.wait(list(running), num_returns=1)

@@ -7,8 +7,7 @@ the last jobs go in legs, taken by turns, and what was begun by one worker is ta
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -16,30 +15,13 @@ import numpy as np
 import ray
 from ray.exceptions import RayTaskError
 
-from ptm_ray.core.whitening import Whitening
 from ptm_ray.errors import WorkerFailed
 from ptm_ray.evaluation.protocol import Job, summarise
 from ptm_ray.evaluation.train import Training
 from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
 from ptm_ray.orchestrate.workers import LEGS, LOST, Arrays
-from ptm_ray.stages.problem import Problem
 
 Scores = dict[str, dict[str, dict[str, float | int]]]
-
-
-@dataclass(frozen=True)
-class SeenAsMade(Problem):
-    """A problem whose images, real ones too, are normalised as those were that a set was made from.
-
-    Networks that are trained on the set know no other normalisation, whatever images they are tested on.
-    """
-
-    of_set: Whitening = field(kw_only=True)
-
-    @cached_property
-    def whitening(self) -> Whitening:
-        """The set's own."""
-        return self.of_set
 
 
 @dataclass(frozen=True, eq=False)

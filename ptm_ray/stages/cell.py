@@ -21,6 +21,7 @@ from ptm_ray.evaluation.metrics import score
 from ptm_ray.evaluation.protocol import TrainingSet
 from ptm_ray.evaluation.train import TrainRecipe
 from ptm_ray.stages.distill import Distillation
+from ptm_ray.stages.given import GivenSet
 from ptm_ray.stages.memory import peak_memory
 from ptm_ray.stages.mitigation import CycleRow
 from ptm_ray.stages.problem import Problem
@@ -57,16 +58,24 @@ class Cost:
 
 
 def run_cell(
-    problem: Problem, trajectories: TrajectorySource, folder: RunFolder, asked: SuiteConfig, cell: Cell
+    problem: Problem,
+    trajectories: TrajectorySource,
+    folder: RunFolder,
+    asked: SuiteConfig,
+    cell: Cell,
+    given: GivenSet | None = None,
 ) -> tuple[list[Tested], Cost]:
     """Every network that tests a cell's set, and what the cell cost.
 
-    A cell that was stopped goes on from its folder's checkpoint. Its peak of memory is that of this process, of the GPU
-    where it works on one.
+    A cell that was stopped goes on from its folder's checkpoint. A set that is `given` is only tested. Its peak of
+    memory is that of this process, of the GPU where it works on one.
     """
     testing = CellTesting(problem, asked)
     if asked.kind(cell.method) == FULL:
         tested = list(testing.full())
+        return tested, _cost(problem, 0.0, 0, ())
+    if given is not None:
+        tested = list(testing.finished(given.synthetic(problem.device), learned=given.inner_lr is not None))
         return tested, _cost(problem, 0.0, 0, ())
     run = Distillation(problem, trajectories, InlineScorer(testing.evaluator), folder)
     early = folder.root / "equal-steps.npz"

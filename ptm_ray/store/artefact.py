@@ -140,6 +140,16 @@ class SyntheticSet:
         return pa.table(columns).replace_schema_metadata(about)
 
 
+def place_of_set(where: str | Path) -> Place | None:
+    """Where our set lies: there, or in the run that is there."""
+    place = Place.of(where)
+    for folder in (place, place / "set"):
+        folder.pull(RECIPE)
+        if (folder.local / RECIPE).is_file():
+            return folder
+    return None
+
+
 def _png(picture: npt.NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")

@@ -100,6 +100,9 @@ def test_time_ends_what_is_learned_and_nothing_else_is_learned():
         ({"conditions": ["twin"]}, ["conditions", "unified"]),
         ({"settings": {"ipcs": 1}}, ["unknown setting 'ipcs'"]),
         ({"name": "My Suite"}, ["name", "'My Suite'"]),
+        ({"methods": {"mine": {"sets": "a"}}, "ipc": [1, 2]}, ["methods.mine.sets", "'a'", "put {ipc} in it"]),
+        ({"methods": {"mine": {"sets": "a-{ipc}"}}, "datasets": ["a", "b"]}, ["put {dataset} in it"]),
+        ({"methods": {"mine": {"sets": "a", "ipc": 3}}}, ["methods.mine", "nothing else"]),
         ({"dataset_settings": {"cellphantm": {}}}, ["'cellphantm'", "did you mean 'cellphantom'"]),
         ({"dataset_settings": {"cellphantom": {"mirrors": True}}}, ["on cellphantom", "did you mean 'mirror'"]),
     ],
@@ -110,6 +113,26 @@ def test_what_can_not_be_is_refused_in_one_line(change, words):
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_method_of_one_s_own_is_where_its_sets_lie():
+    suite = SuiteConfig.of(
+        {
+            **SMALL,
+            "datasets": ["x/a.npz", "b"],
+            "ipc": [1, 2],
+            "seeds": 2,
+            "methods": {"ptm": {}, "mine": {"sets": "s/{dataset}-{ipc}-{seed}"}, "once": {"sets": "{dataset}/{ipc}"}},
+        }
+    ).check()
+    assert suite.kinds() == {"ptm": "trajectory", "mine": "given", "once": "given"}
+    assert suite.set_of(Cell("x/a.npz", 2, "mine", 1)) == "s/a-2-1"
+    assert suite.set_of(Cell("b", 1, "ptm", 0)) is None
+    seeds = [cell.seed for cell in suite.cells() if (cell.method, cell.dataset, cell.ipc) == ("mine", "b", 1)]
+    # Where a set says nothing of a seed, there is one for all of them.
+    once = [cell.seed for cell in suite.cells() if (cell.method, cell.dataset, cell.ipc) == ("once", "b", 1)]
+    assert (seeds, once) == ([0, 1], [0])
+    assert suite.config(Cell("b", 2, "mine", 0)).num_experts == 0
 
 
 def test_a_list_of_methods_is_kept_as_the_table_that_it_means():

@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -206,6 +207,32 @@ def test_cells_end_where_they_are_interrupted_though_ray_stays(copied, wait_unti
     with pytest.raises(KeyboardInterrupt):
         bench(copied, copied / "out", watcher=watcher, **methods)
     wait_until(lambda: not workers_named("cell_task"), 30)
+
+
+def test_a_method_of_one_s_own_is_scored_as_others_are_and_what_is_wrong_with_its_sets_is_said(made, tmp_path):
+    root, _ = made
+    small = small_dataset()
+    rows = [int((small.train.labels == label).argmax()) for label in range(3)]
+    images, labels = small.train.images[rows], small.train.labels[rows]
+    np.savez(tmp_path / "mine-0.npz", train_images=images, train_labels=labels)
+    np.savez(tmp_path / "more-0.npz", train_images=np.tile(images, (2, 1, 1, 1)), train_labels=np.tile(labels, 2))
+    methods = {name: {"sets": f"{tmp_path}/{name}-{{seed}}.npz"} for name in ("mine", "more", "gone")}
+    result = bench(root, tmp_path / "out", methods=methods)
+    before = rows_of(tmp_path / "out")
+    assert (result.cells, result.failed) == (3, 2)
+    errors = {row["method"]: row["error"] for row in before if row["error"]}
+    assert "has 6 images, but ipc 1 is 3" in errors["more"]
+    assert "no synthetic set" in errors["gone"]
+    tested = [row for row in before if not row["error"]]
+    assert {(row["method"], row["condition"]) for row in tested} == {("mine", "unified"), ("mine", "no-augmentation")}
+    assert {(row["outer_steps"], row["experts"], row["buffer_bytes"]) for row in tested} == {(0, None, 0)}
+    assert "| mine | given |" in result.report.read_text()
+    # Its sets are what the cells are of: others are scored again, these are not.
+    bench(root, tmp_path / "out", methods=methods)
+    assert rows_of(tmp_path / "out") == before
+    np.savez(tmp_path / "mine-0.npz", train_images=255 - images, train_labels=labels)
+    bench(root, tmp_path / "out", methods=methods, only=["mine"])
+    assert {row["fingerprint"] for row in rows_of(tmp_path / "out")} != {row["fingerprint"] for row in before}
 
 
 def test_a_method_that_the_suite_lacks_is_refused(made):

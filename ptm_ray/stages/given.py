@@ -1,0 +1,128 @@
+"""A set that somebody hands over, ours or another's, as networks see it that are scored on a dataset."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ptm_ray.config import DistillConfig
+from ptm_ray.core.synthetic import Synthetic
+from ptm_ray.core.whitening import Whitening
+from ptm_ray.data import MedicalDataset
+from ptm_ray.data.load import load_training_images
+from ptm_ray.errors import DataError
+from ptm_ray.stages.problem import Problem
+from ptm_ray.store.artefact import SyntheticSet, place_of_set
+from ptm_ray.store.places import Place
+
+Floats = npt.NDArray[np.float32]
+#: Least of a probability whose logarithm is taken.
+LEAST = 1e-12
+
+
+@dataclass(frozen=True)
+class SeenAsMade(Problem):
+    """A problem whose images, real ones too, are normalised as those were that a set was made from.
+
+    Networks that are trained on the set know no other normalisation, whatever images they are tested on.
+    """
+
+    of_set: Whitening = field(kw_only=True)
+
+    @cached_property
+    def whitening(self) -> Whitening:
+        """The set's own."""
+        return self.of_set
+
+
+@dataclass(frozen=True)
+class GivenSet:
+    """`images` (n, channels, height, width) as networks see them, `probabilities` (n, classes) in the dataset's order.
+
+    `whitening`: the set's own, where it says which; `inner_lr`: where it has learned one.
+    """
+
+    images: Floats
+    probabilities: Floats
+    whitening: Whitening | None = None
+    inner_lr: float | None = None
+
+    def problem(self, dataset: MedicalDataset, config: DistillConfig, device: str = "cpu") -> Problem:
+        """What networks are scored on that were trained on it."""
+        if self.whitening is None:
+            return Problem(dataset, config, device)
+        return SeenAsMade(dataset, config, device, of_set=self.whitening)
+
+    def synthetic(self, device: str) -> Synthetic:
+        """As a distillation would hand it on."""
+        images, labels = torch.tensor(self.images), torch.tensor(self.probabilities)
+        hard = bool(((labels == 0) | (labels == 1)).all())
+        made = Synthetic(
+            images,
+            labels.argmax(1),
+            torch.tensor(self.inner_lr or 1.0).log(),
+            labels.shape[1],
+            None if hard else labels.clamp_min(LEAST).log(),
+        )
+        return made.to(device)
+
+    @property
+    def digest(self) -> str:
+        """Of what it holds."""
+        held = hashlib.sha256(repr((self.images.shape, self.inner_lr)).encode())
+        for array in (self.images, self.probabilities):
+            held.update(np.ascontiguousarray(array).tobytes())
+        return held.hexdigest()
+
+
+def find_set(where: str | Path) -> SyntheticSet | Path:
+    """Our set, or the path of another's. Raises `DataError` where there is neither."""
+    found = place_of_set(where)
+    if found is not None:
+        return SyntheticSet.load(found)
+    place, path = Place.of(where), Path(where).expanduser()
+    if place.url is not None:
+        raise DataError(f"no synthetic set {place}; give the URL of a set of ours, or of its run")
+    if not path.exists():
+        raise DataError(f"no synthetic set {path}; give the folder of a set, or an npz, folder or table of images")
+    return path
+
+
+def as_given(made: SyntheticSet | Path, dataset: MedicalDataset, config: DistillConfig) -> GivenSet:
+    """A set, to be scored on this dataset. Raises `DataError` where classes or shapes don't agree."""
+    if isinstance(made, SyntheticSet):
+        names, images = tuple(made.class_names), made.images
+        whitening, probabilities, rates = made.whitening, made.probabilities, made.recipe["inner_lr"]
+        # Of segments that begin half way along: rates are learned on a logarithmic scale.
+        inner_lr = None if rates is None else math.sqrt(rates["random_first"] * rates["random_last"])
+    else:
+        # Pictures of any size become as large as those that networks are tested on.
+        split, names = load_training_images(made, dataset.resolution)
+        probabilities = np.eye(len(names), dtype=np.float32)[split.labels]
+        images, whitening, inner_lr = Problem(dataset, config).check().normalise(split.images), None, None
+    if len(names) != dataset.num_classes:
+        raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")
+    if images.shape[1:] != (dataset.channels, dataset.resolution, dataset.resolution):
+        raise DataError(
+            f"the set's images are {images.shape[1:]}, those of {dataset.name} "
+            f"{(dataset.channels, dataset.resolution, dataset.resolution)} (channels, height, width); they must agree"
+        )
+    return GivenSet(images, _by_class(probabilities, names, dataset.class_names), whitening, inner_lr)
+
+
+def _by_class(probabilities: Floats, names: Sequence[str], wanted: Sequence[str]) -> Floats:
+    """(n, classes) in the dataset's order of classes, where the set has the same ones in another.
+
+    Class folders are numbered in alphabetical order, whatever their numbers were where the images come from.
+    """
+    # Of a set whose classes are known by number alone they are the dataset's numbers.
+    numbers = [str(label) for label in range(len(names))]
+    if list(names) in (list(wanted), numbers) or sorted(set(names)) != sorted(wanted):
+        return probabilities
+    return np.ascontiguousarray(probabilities[:, [names.index(name) for name in wanted]])
