@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.machine import forward_flops, precisions
+from benchmarks.memory import peak_mib
 from benchmarks.turns import OPS, WIDTH, in_turns
 
 WAYS = ("plain", "stored", "recompute", "bfloat16")
@@ -39,7 +40,7 @@ class Case:
 
 
 class Measured:
-    """What one process measures: a way on a case."""
+    """What one process measures: a way on a case. `before_mib`: its peak resident set before any step."""
 
     def __init__(self, way: str, case: Case) -> None:
         import torch
@@ -58,6 +59,7 @@ class Measured:
             net = PlainConvNet(channels, resolution, classes, WIDTH)
             start = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
             target = start + 0.01 * torch.randn(start.shape, generator=draw)
+            self.before_mib = peak_mib()
             self.step = lambda: plain_step(net, start, target, made.images, made.classes, torch.tensor(0.01), batches)
             return
         precision = "bfloat16" if way == "bfloat16" else "float32"
@@ -66,6 +68,8 @@ class Measured:
         start = network.init(draw)
         target = start + 0.01 * torch.randn(start.shape, generator=draw)
         labels = made.labels()
+        # A plan is found by a step.
+        self.before_mib = peak_mib()
         plan = RECOMPUTE
         if way != "recompute":
             plan = plan_for(20 * 2**30, network, start, made.images, labels, batches)
@@ -75,8 +79,7 @@ class Measured:
 
 
 def work(way: str, case: Case) -> None:
-    """The process: for every line that it reads, seconds, and the peak resident set in MiB: so far, and before all."""
-    import resource
+    """The process: for every line that it reads, seconds, peak resident set in MiB so far, and before any step."""
     import time
 
     from ptm_ray.stages.memory import keep_memory
@@ -84,16 +87,12 @@ def work(way: str, case: Case) -> None:
     if way != "plain":
         keep_memory()
 
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
     measured = Measured(way, case)
-    before = peak()
     for _ in sys.stdin:
         started = time.perf_counter()
         measured.step()
         seconds = time.perf_counter() - started
-        print(json.dumps([seconds, peak(), before]), flush=True)
+        print(json.dumps([seconds, peak_mib(), measured.before_mib]), flush=True)
 
 
 class Runner:
