@@ -54,13 +54,17 @@ def lines(found: dict[str, Any], best: dict[str, float], before: dict[tuple[str,
     return shown
 
 
-def ratios(record: dict[str, Any]) -> dict[tuple[str, str], float]:
+def ratios(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
     """Times as fast as the plain way, by row and way."""
     return {
-        (row["what"], way): row["seconds"]["plain"] / seconds
-        for row in record["rows"]
-        for way, seconds in row["seconds"].items()
+        (row["what"], way): row["seconds"]["plain"] / seconds for row in rows for way, seconds in row["seconds"].items()
     }
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    """Rows of a record, each with the machine that it was measured on: earlier records say one for all of them."""
+    record = json.loads(path.read_text())
+    return [{"machine": record.get("machine"), **row} for row in record["rows"]]
 
 
 def main() -> None:
@@ -76,7 +80,7 @@ def main() -> None:
     )
     parser.add_argument("--against", type=Path, help="JSON file of an earlier run")
     asked = parser.parse_args()
-    before = ratios(json.loads(asked.against.read_text())) if asked.against else {}
+    before = ratios(recorded(asked.against)) if asked.against else {}
     best = rates(WIDTH)
     print(", ".join(f"{name}: {rate / 1e9:.0f} GFLOP/s" for name, rate in best.items()))
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
@@ -84,14 +88,14 @@ def main() -> None:
         *(partial(compare_steps, Case(images, steps)) for images in asked.images for steps in asked.steps),
         *(partial(compare_training, task) for task in asked.training),
     ]
-    record = json.loads(asked.record.read_text()) if asked.record and asked.record.exists() else {"rows": []}
-    record["machine"] = {"cores": os.cpu_count(), "torch": torch.__version__, "rates": best}
+    rows = recorded(asked.record) if asked.record and asked.record.exists() else []
+    machine = {"cores": os.cpu_count(), "torch": torch.__version__, "rates": best}
     for measure in measures:
-        found = measure()
+        found = {**measure(), "machine": machine}
         print("\n".join(lines(found, best, before)), flush=True)
-        record["rows"] = [row for row in record["rows"] if row["what"] != found["what"]] + [found]
+        rows = [row for row in rows if row["what"] != found["what"]] + [found]
         if asked.record:
-            asked.record.write_text(json.dumps(record, indent=1) + "\n")
+            asked.record.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
