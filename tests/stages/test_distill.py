@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ptm_ray.config.base import merge
+from ptm_ray.config.presets import KINDS, METHODS, TRAJECTORY
 from ptm_ray.core.schedule import Segment
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import ANYWHERE
@@ -428,6 +429,25 @@ def test_the_range_of_datm_widens_over_a_tenth_of_the_run_however_long_it_is(tmp
         widest = latest.index(3)
         assert latest[widest:] == [3] * (outer_steps - widest)
         assert outer_steps / 10 - 1 <= widest <= outer_steps / 10 + 1
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if KINDS[method] == TRAJECTORY])
+def test_tesla_alone_is_learned_by_the_approximate_gradient(tmp_path, method, monkeypatch):
+    seen, finder = [], trajectory_matching.finder
+
+    def noting(network, device):
+        find = finder(network, device)
+
+        def noted(*given, exact, **others):
+            seen.append(exact)
+            return find(*given, exact=exact, **others)
+
+        return noted
+
+    monkeypatch.setattr(trajectory_matching, "finder", noting)
+    problem = small_problem(method=method, schedule={"kind": "random"}, outer_steps=1)
+    assert len(list(distillation(problem, tmp_path, ScriptedScorer(0.5)).run())) == 1
+    assert seen == [method != "tesla"]
 
 
 def test_mct_matches_random_segments_of_the_straight_line(tmp_path):
