@@ -99,11 +99,20 @@ def test_a_run_that_was_stopped_gives_the_same_images_bit_for_bit(tmp_path, sett
     assert whole.selection.scores == parts.selection.scores
 
 
-def test_a_checkpoint_in_mid_cycle_was_among_those_resumed(tmp_path):
-    run = distillation(small_problem(**EVERYTHING), tmp_path)
-    phases = [row.phase for row in run.run()]
+def test_checkpoints_in_mid_cycle_are_among_those_resumed(tmp_path):
+    problem = small_problem(**EVERYTHING)
+    trajectories, scorer = InMemory(problem), ScriptedScorer(0.5)
+    phases = [row.phase for row in distillation(problem, tmp_path / "whole", scorer, trajectories).run()]
     assert phases[:6] == ["match", "separate", "separate", "retrain", "retrain", "match"]
-    assert len(run.cycles) >= 1
+    resumed = []
+    for stop in STOPS[-1]:
+        run = distillation(problem, tmp_path / "parts", scorer, trajectories)
+        list(run.run(stop_after=stop))
+        again = distillation(problem, tmp_path / "parts", scorer, trajectories)
+        assert again.matcher.phase == phases[again.step]
+        assert torch.equal(again.matcher.mitigation.moving, run.matcher.mitigation.moving)
+        resumed.append(str(again.matcher.phase))
+    assert resumed == ["retrain", "separate", "retrain"]
 
 
 def test_cycles_may_separate_without_retraining(tmp_path):
