@@ -86,6 +86,10 @@ def test_a_run_ends_after_its_steps_unless_a_budget_ends_it():
     assert [resolve({"outer_steps": 7}).most_steps(budget) for budget in (None, 60.0)] == [7, 7]
 
 
+def test_from_seven_images_per_class_on_students_are_all_of_the_fewest_steps():
+    assert [resolve({"ipc": ipc}).student_steps_max for ipc in (1, 2, 6, 7, 8, 50)] == [20, 16, 11, 10, 10, 10]
+
+
 def test_settings_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         DistillConfig().ipc = 3
