@@ -1,21 +1,24 @@
 """Seconds of a matching step, ours and the published way's. `python -m benchmarks.speed` asks for them.
 
 Every way runs in a process of its own, and their measurements take turns, so that whatever else the
-machine does falls on all of them. The plain way runs as it was published: its own threads, no allocator settings. Ours
-runs as a worker runs it, but with as many threads, so that cores are not what is compared. Ratios are of medians.
+machine does falls on all of them. The plain way runs as it was published: its own threads, no allocator settings;
+`plain-kept` is the same with those of ours, which says what they alone are worth. Ours runs as a worker runs it, but
+with as many threads, so that cores are not what is compared. Ratios are of medians.
 """
 
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from benchmarks.machine import forward_flops, precisions
-from benchmarks.turns import OPS, WIDTH, in_turns
+from benchmarks.memory import peak_mib
+from benchmarks.turns import OPS, PLAIN, PLAIN_KEPT, WIDTH, in_turns
 
-WAYS = ("plain", "stored", "recompute", "bfloat16")
+WAYS = (PLAIN, "stored", "recompute", "bfloat16")
 #: Of images and student steps, the product up to which all ways' memory fits into 24 GB together; beyond it, a process
 #: ends before the next begins.
 TOGETHER = 2000
@@ -39,7 +42,7 @@ class Case:
 
 
 class Measured:
-    """What one process measures: a way on a case."""
+    """What one process measures: a way on a case. `before_mib`: its peak resident set before any step."""
 
     def __init__(self, way: str, case: Case) -> None:
         import torch
@@ -54,10 +57,11 @@ class Measured:
         draw = Seeds(0).stream("speed benchmark")
         made = from_noise((channels, resolution, resolution), classes, case.images // classes, 0.01, draw)
         batches = inner_batches(len(made.images), case.images, case.steps, OPS, draw)
-        if way == "plain":
+        if way in (PLAIN, PLAIN_KEPT):
             net = PlainConvNet(channels, resolution, classes, WIDTH)
             start = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
             target = start + 0.01 * torch.randn(start.shape, generator=draw)
+            self.before_mib = peak_mib()
             self.step = lambda: plain_step(net, start, target, made.images, made.classes, torch.tensor(0.01), batches)
             return
         precision = "bfloat16" if way == "bfloat16" else "float32"
@@ -66,6 +70,8 @@ class Measured:
         start = network.init(draw)
         target = start + 0.01 * torch.randn(start.shape, generator=draw)
         labels = made.labels()
+        # A plan is found by a step.
+        self.before_mib = peak_mib()
         plan = RECOMPUTE
         if way != "recompute":
             plan = plan_for(20 * 2**30, network, start, made.images, labels, batches)
@@ -75,25 +81,20 @@ class Measured:
 
 
 def work(way: str, case: Case) -> None:
-    """The process: for every line that it reads, seconds, and the peak resident set in MiB: so far, and before all."""
-    import resource
+    """The process: for every line that it reads, seconds, peak resident set in MiB so far, and before any step."""
     import time
 
     from ptm_ray.stages.memory import keep_memory
 
-    if way != "plain":
+    if way != PLAIN:
         keep_memory()
 
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
     measured = Measured(way, case)
-    before = peak()
     for _ in sys.stdin:
         started = time.perf_counter()
         measured.step()
         seconds = time.perf_counter() - started
-        print(json.dumps([seconds, peak(), before]), flush=True)
+        print(json.dumps([seconds, peak_mib(), measured.before_mib]), flush=True)
 
 
 class Runner:
@@ -117,10 +118,10 @@ class Runner:
         self._process.communicate()
 
 
-def compare(case: Case) -> dict[str, Any]:
-    """Medians of all ways, measured in turns, after a step of each that only warms up."""
+def compare(case: Case, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Medians of all ways and of `more`, measured in turns, after a step of each that only warms up."""
     together = case.images * case.steps <= TOGETHER
-    ways = [way for way in WAYS if way != "bfloat16" or way in precisions()]
+    ways = [way for way in (*WAYS, *more) if way != "bfloat16" or way in precisions()]
     lasting = {way: Runner(way, case) for way in ways} if together else {}
     memory, before = {}, {}
     for runner in lasting.values():

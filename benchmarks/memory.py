@@ -18,8 +18,14 @@ CASES = {"28×28×1, 2 classes, 20 images": (1, 28, 2), "32×32×3, 9 classes, 9
 BUDGETS = (1024, 2048)
 
 
-def one(channels: int, resolution: int, classes: int, steps: int, budget_mib: int) -> int:
-    """Peak resident set in KiB after one matching step (steps 0: after everything but that). Linux alone."""
+def peak_mib() -> float:
+    """This process's peak resident set so far. Linux alone."""
+    # What getrusage tells may be the peak of the process which started this one.
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
+def one(channels: int, resolution: int, classes: int, steps: int, budget_mib: int) -> float:
+    """Peak resident set in MiB after one matching step (steps 0: after everything but that). Linux alone."""
     import torch
 
     from ptm_ray.core import nets
@@ -44,15 +50,14 @@ def one(channels: int, resolution: int, classes: int, steps: int, budget_mib: in
         batches = inner_batches(len(synthetic.images), 10 * classes, steps, ops, draw)
         plan = plan_for(budget_mib * 2**20, network, start, synthetic.images, labels, batches)
         matching_gradients(network, start, target, synthetic.images, labels, synthetic.log_lr, batches, plan=plan)
-    # The peak that getrusage tells may be that of the process which started this one.
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+    return peak_mib()
 
 
 def measured(case: tuple[int, int, int], steps: int, budget_mib: int = 0) -> float:
     """MiB, in a fresh process."""
     code = f"from benchmarks.memory import one; print(one(*{case}, {steps}, {budget_mib}))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return int(said.stdout) / 1024
+    return float(said.stdout)
 
 
 def main() -> None:

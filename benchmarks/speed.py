@@ -1,6 +1,7 @@
 """How fast matching, experts and evaluation are: beside the published way, and beside what this machine can do at most.
 
     python -m benchmarks.speed [--record FILE] [--against FILE] [--images 2 20 90] [--steps 10 20 40]
+        [--allocator]
 
 All ways of a row take turns in one run, so that a ratio holds though machines differ and rest; what runs is described
 in `matching_step.py`, `training.py` and `plain.py`. Counted work is the least that an exact gradient takes, in forward
@@ -24,7 +25,7 @@ from benchmarks.matching_step import Case
 from benchmarks.matching_step import compare as compare_steps
 from benchmarks.training import SHAPES
 from benchmarks.training import compare as compare_training
-from benchmarks.turns import WIDTH
+from benchmarks.turns import PLAIN, PLAIN_KEPT, WIDTH
 
 COLUMNS = (
     "",
@@ -45,7 +46,7 @@ def lines(found: dict[str, Any], best: dict[str, float], before: dict[tuple[str,
     shown = []
     for way, seconds in found["seconds"].items():
         precision = "bfloat16" if way == "bfloat16" else "float32"
-        times = found["seconds"]["plain"] / seconds
+        times = found["seconds"][PLAIN] / seconds
         then = before.get((found["what"], way))
         rate = found["flops"] / seconds / best[f"convolution, {precision}"]
         peak = f"{found['peak_mib'][way]:.0f} ({own_mib(found, way):.0f})" if "peak_mib" in found else ""
@@ -54,13 +55,17 @@ def lines(found: dict[str, Any], best: dict[str, float], before: dict[tuple[str,
     return shown
 
 
-def ratios(record: dict[str, Any]) -> dict[tuple[str, str], float]:
+def ratios(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
     """Times as fast as the plain way, by row and way."""
     return {
-        (row["what"], way): row["seconds"]["plain"] / seconds
-        for row in record["rows"]
-        for way, seconds in row["seconds"].items()
+        (row["what"], way): row["seconds"][PLAIN] / seconds for row in rows for way, seconds in row["seconds"].items()
     }
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    """Rows of a record, each with the machine that it was measured on: earlier records say one for all of them."""
+    record = json.loads(path.read_text())
+    return [{"machine": record.get("machine"), **row} for row in record["rows"]]
 
 
 def main() -> None:
@@ -74,24 +79,27 @@ def main() -> None:
     parser.add_argument(
         "--record", type=Path, help="JSON file to write; rows that it has and that are not measured now stay"
     )
+    kept = "measure the published way with the allocator settings of ours too (plain-kept): what they alone are worth"
+    parser.add_argument("--allocator", action="store_true", help=kept)
     parser.add_argument("--against", type=Path, help="JSON file of an earlier run")
     asked = parser.parse_args()
-    before = ratios(json.loads(asked.against.read_text())) if asked.against else {}
+    before = ratios(recorded(asked.against)) if asked.against else {}
     best = rates(WIDTH)
     print(", ".join(f"{name}: {rate / 1e9:.0f} GFLOP/s" for name, rate in best.items()))
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+    more = (PLAIN_KEPT,) if asked.allocator else ()
     measures = [
-        *(partial(compare_steps, Case(images, steps)) for images in asked.images for steps in asked.steps),
-        *(partial(compare_training, task) for task in asked.training),
+        *(partial(compare_steps, Case(images, steps), more) for images in asked.images for steps in asked.steps),
+        *(partial(compare_training, task, more) for task in asked.training),
     ]
-    record = json.loads(asked.record.read_text()) if asked.record and asked.record.exists() else {"rows": []}
-    record["machine"] = {"cores": os.cpu_count(), "torch": torch.__version__, "rates": best}
+    rows = recorded(asked.record) if asked.record and asked.record.exists() else []
+    machine = {"cores": os.cpu_count(), "torch": torch.__version__, "rates": best}
     for measure in measures:
-        found = measure()
+        found = {**measure(), "machine": machine}
         print("\n".join(lines(found, best, before)), flush=True)
-        record["rows"] = [row for row in record["rows"] if row["what"] != found["what"]] + [found]
+        rows = [row for row in rows if row["what"] != found["what"]] + [found]
         if asked.record:
-            asked.record.write_text(json.dumps(record, indent=1) + "\n")
+            asked.record.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Protocol
 
 from benchmarks.machine import forward_flops, precisions
-from benchmarks.turns import OPS, WIDTH, in_turns
+from benchmarks.turns import OPS, PLAIN, PLAIN_KEPT, WIDTH, in_turns
 
 #: Of an expert's loop: steps that are timed, images a step.
 EXPERT_STEPS, EXPERT_BATCH = 6, 128
@@ -69,8 +69,10 @@ def work(way: str, task: str) -> None:
     from ptm_ray.core.expert import ExpertTraining
     from ptm_ray.stages.memory import keep_memory
 
-    if way != "plain":
+    published = way in (PLAIN, PLAIN_KEPT)
+    if not published:
         torch.set_num_threads(1)
+    if way != PLAIN:
         keep_memory()
     expert = task == "experts"
     shape = shape_of(task)
@@ -93,7 +95,7 @@ def work(way: str, task: str) -> None:
         training = ExpertTraining(network, images, labels, batch_size=EXPERT_BATCH, **settings)
         list(training.snapshots([network.init(draw)], [EXPERT_STEPS], [draw]))
 
-    run: Callable[[], None] = plain if way == "plain" else ours
+    run: Callable[[], None] = plain if published else ours
     for line in sys.stdin:
         for _ in range(int(line)):
             run()
@@ -115,7 +117,7 @@ class Processes:
 
     def __init__(self, way: str, task: str) -> None:
         words = [sys.executable, "-m", "benchmarks.training", way, task]
-        count = 1 if way == "plain" else (os.cpu_count() or 1)
+        count = 1 if way in (PLAIN, PLAIN_KEPT) else (os.cpu_count() or 1)
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._members = [subprocess.Popen(words, **pipes) for _ in range(count)]
 
@@ -177,11 +179,14 @@ class Workers:
         self._until_stopped.close()
 
 
-def compare(task: str) -> dict[str, Any]:
-    """Medians of all ways, in turns, after one that only warms up. The task: "experts", or images of a set."""
+def compare(task: str, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Medians of all ways and of `more`, in turns, after one that only warms up.
+
+    The task: "experts", or images of a set.
+    """
     expert = task == "experts"
     networks = 2 * (os.cpu_count() or 1) if expert else NETWORKS
-    ways: dict[str, Way] = {"plain": Processes("plain", task)}
+    ways: dict[str, Way] = {way: Processes(way, task) for way in (PLAIN, *more)}
     if expert:
         ways |= {precision: Processes(precision, task) for precision in precisions()}
     else:

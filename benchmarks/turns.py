@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 WIDTH = 128
 OPS = ("scale", "rotate", "crop", "cutout", "brightness", "contrast")
 ROUNDS = 3
+#: The published way as it was published, and with the allocator settings of ours.
+PLAIN, PLAIN_KEPT = "plain", "plain-kept"
 
 
 def in_turns(ways: Mapping[str, Callable[[], float]]) -> dict[str, float]:

@@ -175,7 +175,8 @@ class StudentSettings(Settings):
     """The student that trains on the synthetic set."""
 
     steps_per_snapshot: Rate = 1.0
-    """Inner steps for each snapshot of the segment, so that longer segments get longer students."""
+    """Inner steps for each snapshot of the segment, so that longer segments get longer students, from `steps_min` to
+    `steps_max`. By default these are the same from 7 images per class on, and so are all students."""
     steps_min: Positive = 10
     """Fewest inner steps."""
     steps_max: Positive | None = None

@@ -14,7 +14,7 @@ import torch
 
 from ptm_ray.core.batch import Batch
 from ptm_ray.core.matching import matching_loss
-from ptm_ray.core.optimiser import Optimiser
+from ptm_ray.core.optimiser import Optimiser, rows_alike
 from ptm_ray.core.overlap import Halves, Reference, separation_gradient
 from ptm_ray.core.params import Network
 from ptm_ray.core.synthetic import ANYWHERE, Position, Synthetic
@@ -94,7 +94,8 @@ class Learner:
         self.ema = synthetic.images.clone() if rates.ema_decay else None
         #: Parameters that have been easy so far, a mask, (params,); None where all count.
         self.easy: Tensor | None = None
-        self.updates = 0
+        #: How often each image was moved, (n,).
+        self.updates = torch.zeros(len(synthetic.images), dtype=torch.int64)
 
     def result(self) -> Synthetic:
         """A copy of the set as it would be handed on: averaged images where averaging is on."""
@@ -111,13 +112,16 @@ class Learner:
             "label_logits": now.label_logits,
             "ema": self.ema,
             "easy": self.easy,
+            "updates": self.updates,
         }
         copied = {key: None if value is None else value.clone() for key, value in tensors.items()}
-        return {**copied, "moments": self.optimiser.state_dict(), "updates": self.updates}
+        return {**copied, "moments": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Back to a copied state, in place."""
-        now, self.updates = self.synthetic, state["updates"]
+        now = self.synthetic
+        # One number for all images in checkpoints of earlier versions.
+        self.updates.copy_(torch.as_tensor(state["updates"]))
         now.images.copy_(state["images"])
         now.log_lr.copy_(state["log_lr"])
         for tilt, value in zip(now.tilts, state["tilts"], strict=True):
@@ -132,7 +136,7 @@ class Learner:
     def update(self, gradients: Gradients, position: Position, moving: Tensor | None = None) -> None:
         """One step of the optimiser, by gradients of a segment at `position`.
 
-        With `moving`, the images and labels of all other rows stay as they are, and so does their momentum.
+        With `moving`, the images and labels of all other rows stay as they are, and so do their momentum and average.
         """
         now = self.synthetic
         downhill: list[Tensor | None] = [gradients.images, gradients.log_lr]
@@ -145,14 +149,22 @@ class Learner:
                 probabilities = leaf.softmax(1)
             downhill += torch.autograd.grad(probabilities, leaf, gradients.labels)
         self.optimiser.step(downhill, moving)
+        rows = slice(None) if moving is None else moving
         if self._bounds is not None:
-            rows = slice(None) if moving is None else moving
             now.images[rows] = now.images[rows].clamp(*self._bounds)
-        self.updates += 1
+        counted = slice(None) if moving is None else moving.cpu()
+        self.updates[counted] += 1
         if self.ema is not None:
-            # Over the last tenth or so of a run that is still short: the start must not linger.
-            decay = min(self.rates.ema_decay, self.updates / (self.updates + 9))
-            self.ema.lerp_(now.images, 1 - decay)
+            self._average(self.ema, rows, self.updates[counted])
+
+    def _average(self, ema: Tensor, rows: Tensor | slice, updates: Tensor) -> None:
+        """Moves the averages of these images on, each by how often it was moved itself."""
+        # Over the last tenth or so of what is still short: the start must not linger.
+        decays = (updates.double() / (updates + 9)).clamp(max=self.rates.ema_decay)
+        theirs, images = ema[rows], self.synthetic.images[rows]
+        for decay, alike in rows_alike(decays):
+            theirs[alike] = theirs[alike].lerp(images[alike], 1 - decay)
+        ema[rows] = theirs
 
 
 def search_inner_lr(

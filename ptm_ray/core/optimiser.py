@@ -61,7 +61,7 @@ class Optimiser:
         first, second = BETAS
         held["mean"].lerp_(gradient, 1 - first)
         held["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        for steps, rows in _moved_as_often(held["steps"]):
+        for steps, rows in rows_alike(held["steps"]):
             scale = (held["square"][rows].sqrt() / math.sqrt(1 - second**steps)).add_(EPS)
             param[rows] = param[rows].addcdiv(held["mean"][rows], scale, value=-lr / (1 - first**steps))
 
@@ -78,11 +78,11 @@ class Optimiser:
         self._moments = {n: {**held, "steps": held["steps"].cpu()} for n, held in _copied(state).items()}
 
 
-def _moved_as_often(steps: Tensor) -> Iterator[tuple[int, Tensor | EllipsisType]]:
-    """Each number of steps, and the rows that have made so many: nearly always one, and all."""
-    counts = torch.unique(steps).tolist()
-    for count in counts:
-        yield count, ... if len(counts) == 1 else (steps == count).nonzero().flatten()
+def rows_alike(values: Tensor) -> Iterator[tuple[float, Tensor | EllipsisType]]:
+    """Each number that rows have, and those that have it: nearly always one, and all."""
+    found = torch.unique(values).tolist()
+    for value in found:
+        yield value, ... if len(found) == 1 else (values == value).nonzero().flatten()
 
 
 def _copied(moments: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:

@@ -1,7 +1,10 @@
-"""Seed streams: one run seed, and from it an independent generator for every place that draws.
+"""Seed streams: one run seed, and from it a generator of its own for every place that draws.
 
 Counting draws from one generator would tie every number to the order of all others; a stream named by stage and
 index gives the same numbers whether the run was resumed, reordered or spread over a cluster.
+
+Of a seed, torch's CPU generator takes the lower 32 bits: among n streams, two are the same with a chance of about
+n² / 2³³, a thousandth of 3000 streams and a tenth of 30,000.
 """
 
 import hashlib
@@ -22,5 +25,5 @@ class Seeds:
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
 
     def stream(self, stage: str, *index: int) -> torch.Generator:
-        """A fresh CPU generator for this stage and index."""
+        """A fresh CPU generator for this stage and index, by the lower 32 bits of their seed."""
         return torch.Generator().manual_seed(self.derive(stage, *index))

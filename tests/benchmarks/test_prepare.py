@@ -16,7 +16,8 @@ def test_parts_are_of_the_sizes_that_they_should_be_and_the_same_everywhere():
     parts = [split_of(f"14-{number}AB") for number in range(3000)]
     shares = [parts.count(part) / 3000 for part in ("train", "val", "test")]
     assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.03)
-    assert split_of("14-22549AB") == split_of("14-22549AB")
+    known = {"14-22549AB": "train", "14-9461": "val", "14-21998AB": "test", "Normal-7.png": "train"}
+    assert {unit: split_of(unit) for unit in known} == known
 
 
 def test_no_patient_of_breakhis_is_in_two_parts_and_other_magnifications_are_left_out(tmp_path):

@@ -252,20 +252,26 @@ def test_a_set_is_exported_with_a_word_on_what_its_images_began_as(distilled, fo
     assert sorted(map(bytes, again.images)) == sorted(map(bytes, made.pixels))
 
 
-def test_doctor_and_the_module_say_the_same(folder):
-    ours = ptm_ray("doctor", "--json", cwd=folder)
-    said = json.loads(ours.stdout.splitlines()[-1])
+def test_doctor_says_what_this_machine_has(folder):
+    said = json.loads(ptm_ray("doctor", "--json", cwd=folder).stdout.splitlines()[-1])
     assert said["torch"] == torch.__version__.split("+")[0] or said["torch"] == torch.__version__
     assert said["cores"] >= 1
-    module = subprocess.run([sys.executable, "-m", "ptm_ray", "--version"], capture_output=True, text=True, timeout=60)
-    assert module.stdout == ptm_ray("--version", cwd=folder).stdout
-    assert module.stdout.startswith("ptm-ray ")
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["distil"]])
+def test_the_module_is_the_command(folder, words):
+    module = subprocess.run(
+        [sys.executable, "-m", "ptm_ray", *words], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    ours = ptm_ray(*words, cwd=folder)
+    assert (module.returncode, module.stdout, module.stderr) == (ours.returncode, ours.stdout, ours.stderr)
+    assert "ptm-ray" in module.stdout + module.stderr
 
 
 def test_help_names_every_command(folder):
-    said = ptm_ray("--help", cwd=folder).stdout
-    for command in ("distill", "experts", "evaluate", "bench", "audit", "export", "doctor"):
-        assert command in said
+    lines = ptm_ray("--help", cwd=folder).stdout.splitlines()
+    for command, (_, about) in main.COMMANDS.items():
+        assert any(line.split(maxsplit=1) == [command, about] for line in lines), command
 
 
 def test_a_reader_that_has_seen_enough_of_the_help_hears_no_complaint(folder):

@@ -145,6 +145,10 @@ def test_a_run_ends_after_its_steps_unless_a_budget_ends_it():
     assert [resolve({"outer_steps": 7}).most_steps(budget) for budget in (None, 60.0)] == [7, 7]
 
 
+def test_from_seven_images_per_class_on_students_are_all_of_the_fewest_steps():
+    assert [resolve({"ipc": ipc}).student_steps_max for ipc in (1, 2, 6, 7, 8, 50)] == [20, 16, 11, 10, 10, 10]
+
+
 def test_settings_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         DistillConfig().ipc = 3
@@ -195,6 +199,67 @@ def test_a_saved_run_resolves_to_itself(tmp_path, method):
     again = resolve(read_settings(tmp_path / "run.json"))
     assert again == whole
     assert again.fingerprint() == whole.fingerprint()
+
+
+#: Settings that make each method what it is, beside the defaults.
+MTT = {
+    "schedule.kind": "random",
+    "student.steps_max": 10,
+    "student.inner_lr_by_segment": False,
+    "overlap.enabled": False,
+}
+DATM = {
+    "schedule.kind": "window",
+    "images.init": "real-correct",
+    "images.soft_labels": True,
+    "images.label_init": "experts",
+    "images.skip_above": 1.1,
+    "images.ema": 0.0,
+}
+FTD = {**MTT, "experts.flat_radius": 0.01}
+MADE_BY = {
+    "ptm": {},
+    "mtt": MTT,
+    "datm": {**MTT, **DATM},
+    "mct": {**MTT, "schedule.path": "straight"},
+    "ftd": FTD,
+    "seqmatch": {**MTT, "subsets.count": 3, "subsets.continued": "in-sequence"},
+    "pdd": {**MTT, "subsets.count": 3},
+    "hoptm": {**FTD, "matching.easy_base": 3e-4, "matching.shape_weight": 0.5},
+    "tesla": {**MTT, "student.gradient": "tesla"},
+    "dc": {"matching.what": "gradients", "matching.augment": False},
+    "dsa": {"matching.what": "gradients"},
+    "dm": {"matching.what": "features"},
+    "ncfm": {"matching.what": "characteristics"},
+    "random": {"images.init": "real", "outer_steps": 0},
+    "random-natural": {"images.init": "real-natural", "outer_steps": 0},
+    "herding": {"outer_steps": 0},
+    "k-center": {"images.init": "k-center", "outer_steps": 0},
+    "k-means": {"images.init": "k-means", "outer_steps": 0},
+}
+
+
+def flat(table, above=""):
+    """Dotted names and their values."""
+    found = {}
+    for name, value in table.items():
+        found |= flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_made_by_these_settings_and_no_others(method):
+    usual, found = (flat(resolve(asked).model_dump()) for asked in ({}, {"method": method}))
+    differ = {name: value for name, value in found.items() if value != usual[name]}
+    assert differ == {**MADE_BY[method], **({} if method == "ptm" else {"method": method})}
+
+
+def test_what_presets_have_in_common_with_the_defaults_are_these():
+    usual = resolve({})
+    assert (usual.images.init, usual.images.ema, usual.images.skip_above) == ("herding", 0.98, None)
+    assert (usual.student.gradient, usual.student.steps_min, usual.experts.flat_gap) == ("exact", 10, 0.3)
+    assert (usual.schedule.kind, usual.schedule.length, usual.overlap.enabled) == ("progress", 2, True)
+    assert (usual.schedule.start, usual.schedule.later_share, usual.experts.zca) == (None, None, False)
 
 
 def test_hoptm_is_ftd_that_matches_what_is_easy_first_and_the_shape_of_the_way():

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ptm_ray.config.files import read_table
-from ptm_ray.config.presets import KINDS, METHODS
+from ptm_ray.config.presets import KINDS, METHODS, OURS, TRAJECTORY
 from ptm_ray.config.suite import Cell, SuiteConfig, read_suite
+from ptm_ray.core.schedule import Segment, student_steps
 from ptm_ray.errors import ConfigError
 
 READY = sorted((Path(__file__).parents[2] / "tune_configs" / "suites").glob("*.toml"))
@@ -17,6 +18,20 @@ SMALL = {"name": "small", "datasets": ["cellphantom"], "ipc": [1], "methods": ["
 @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
 def test_ready_suites_are_accepted(path):
     assert read_suite(path).name == path.stem
+
+
+@pytest.mark.parametrize(("name", "usual", "most"), [("mdd", 40, 80), ("local-gpu", 30, 60)])
+def test_where_students_are_long_those_of_ptm_alone_grow_with_the_segment(name, usual, most):
+    suite = read_suite(READY[0].with_name(f"{name}.toml"))
+    for method in (method for method in suite.methods if suite.kind(method) == TRAJECTORY):
+        config = suite.config(Cell(suite.datasets[0], 10, method, 0))
+        lengths = [Segment(0, end) for end in (config.schedule.length, config.end_max // 2, config.end_max)]
+        student = config.student
+        found = [
+            student_steps(one, student.steps_per_snapshot, student.steps_min, config.student_steps_max)
+            for one in lengths
+        ]
+        assert found == [usual, usual, most if method == OURS else usual]
 
 
 def test_all_ready_suites_were_found():

@@ -202,6 +202,48 @@ def test_the_set_handed_on_averages_the_last_steps_and_forgets_the_start(case):
     assert not torch.equal(learner.result().images, synthetic.images)
 
 
+#: Which rows move in a stretch of outer steps, and in how many.
+STRETCHES = ((None, 12), ([0, 3], 7), (None, 5), ([1], 4), ([0, 1], 6))
+
+
+def average_of_each(seen, moves):
+    """In float64, row by row: an image's average moves where the image does, by how often it was moved."""
+    averages, counts = seen[0].clone(), [0] * len(seen[0])
+    for images, rows in zip(seen[1:], moves, strict=True):
+        for row in range(len(images)) if rows is None else rows:
+            counts[row] += 1
+            decay = min(0.8, counts[row] / (counts[row] + 9))
+            averages[row] = decay * averages[row] + (1 - decay) * images[row]
+    return averages
+
+
+@pytest.mark.parametrize("stop", [None, 15])
+def test_averages_move_where_their_images_do_by_how_often_those_did(case, stop):
+    network, synthetic, start, target, batches = case
+    rates = dataclasses.replace(RATES, ema_decay=0.8)
+    learner = Learner(synthetic, rates)
+    moves = [rows for rows, steps in STRETCHES for _ in range(steps)]
+    seen = [synthetic.images.double().clone()]
+    for step, rows in enumerate(moves):
+        before, student = learner.result().images, Student(start, 2 * target - start, batches)
+        outer_step(network, learner, [student], moving=None if rows is None else torch.tensor(rows))
+        standing = [] if rows is None else [row for row in range(4) if row not in rows]
+        assert torch.equal(learner.result().images[standing], before[standing])
+        seen.append(learner.synthetic.images.double().clone())
+        if step == stop:
+            state, learner = learner.state_dict(), Learner(copy.deepcopy(synthetic), rates)
+            learner.load_state_dict(state)
+    expected = average_of_each(seen, moves)
+    torch.testing.assert_close(learner.result().images.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_a_count_for_all_images_as_earlier_versions_saved_it_is_each_image_s(case):
+    _, synthetic, _, _, _ = case
+    learner = Learner(synthetic, dataclasses.replace(RATES, ema_decay=0.9))
+    learner.load_state_dict({**learner.state_dict(), "updates": 7})
+    assert learner.updates.tolist() == [7, 7, 7, 7]
+
+
 def separating_step(case, weight):
     network, synthetic, start, target, batches = case
     mine = copy.deepcopy(synthetic)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ptm_ray.config.base import merge
+from ptm_ray.config.presets import KINDS, METHODS, TRAJECTORY
 from ptm_ray.core.schedule import Segment
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import ANYWHERE
@@ -98,11 +99,20 @@ def test_a_run_that_was_stopped_gives_the_same_images_bit_for_bit(tmp_path, sett
     assert whole.selection.scores == parts.selection.scores
 
 
-def test_a_checkpoint_in_mid_cycle_was_among_those_resumed(tmp_path):
-    run = distillation(small_problem(**EVERYTHING), tmp_path)
-    phases = [row.phase for row in run.run()]
+def test_checkpoints_in_mid_cycle_are_among_those_resumed(tmp_path):
+    problem = small_problem(**EVERYTHING)
+    trajectories, scorer = InMemory(problem), ScriptedScorer(0.5)
+    phases = [row.phase for row in distillation(problem, tmp_path / "whole", scorer, trajectories).run()]
     assert phases[:6] == ["match", "separate", "separate", "retrain", "retrain", "match"]
-    assert len(run.cycles) >= 1
+    resumed = []
+    for stop in STOPS[-1]:
+        run = distillation(problem, tmp_path / "parts", scorer, trajectories)
+        list(run.run(stop_after=stop))
+        again = distillation(problem, tmp_path / "parts", scorer, trajectories)
+        assert again.matcher.phase == phases[again.step]
+        assert torch.equal(again.matcher.mitigation.moving, run.matcher.mitigation.moving)
+        resumed.append(str(again.matcher.phase))
+    assert resumed == ["retrain", "separate", "retrain"]
 
 
 def test_cycles_may_separate_without_retraining(tmp_path):
@@ -428,6 +438,25 @@ def test_the_range_of_datm_widens_over_a_tenth_of_the_run_however_long_it_is(tmp
         widest = latest.index(3)
         assert latest[widest:] == [3] * (outer_steps - widest)
         assert outer_steps / 10 - 1 <= widest <= outer_steps / 10 + 1
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if KINDS[method] == TRAJECTORY])
+def test_tesla_alone_is_learned_by_the_approximate_gradient(tmp_path, method, monkeypatch):
+    seen, finder = [], trajectory_matching.finder
+
+    def noting(network, device):
+        find = finder(network, device)
+
+        def noted(*given, exact, **others):
+            seen.append(exact)
+            return find(*given, exact=exact, **others)
+
+        return noted
+
+    monkeypatch.setattr(trajectory_matching, "finder", noting)
+    problem = small_problem(method=method, schedule={"kind": "random"}, outer_steps=1)
+    assert len(list(distillation(problem, tmp_path, ScriptedScorer(0.5)).run())) == 1
+    assert seen == [method != "tesla"]
 
 
 def test_mct_matches_random_segments_of_the_straight_line(tmp_path):
