@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from ptm_ray.config.suite import SuiteConfig
+from ptm_ray.core.whitening import Whitening
 from ptm_ray.stages import cell as stage
+from ptm_ray.stages.given import GivenSet
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.checkpoints import RunFolder
 from tests.small import SETTINGS, InMemory, small_dataset
@@ -192,6 +194,25 @@ def test_full_data_is_all_training_images_for_as_long_as_they_need(tmp_path, tra
     for images, labels, recipe, _ in trained:
         assert len(images) == len(labels) == len(problem.dataset.train)
         assert recipe.steps == problem.config.evaluation.full_steps
+
+
+def test_a_set_that_is_given_is_tested_as_it_is_under_every_condition_that_it_can_have(tmp_path, trained):
+    asked = SuiteConfig.of({**ASKED, "methods": {"mine": {"sets": "{seed}"}}})
+    (cell, _) = asked.cells()
+    images = np.random.default_rng(0).normal(size=(6, 3, 16, 16)).astype(np.float32)
+    labels = np.random.default_rng(1).dirichlet(np.ones(3), 6).astype(np.float32)
+    normalised = Whitening(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6]))
+    given = GivenSet(images, labels, normalised, inner_lr=0.03)
+    problem = given.problem(small_dataset(), asked.config(cell)).check()
+    # Test images are seen as the set was made, not as this dataset's own statistics would have it.
+    assert torch.equal(problem.tensors("test")[0], normalised.forward(torch.tensor(problem.dataset.test.images)))
+    tested, _ = stage.run_cell(problem, None, RunFolder(tmp_path), asked, cell, given)
+    expected = ["unified", "unified", "published", "hard-labels", "twin", "no-augmentation"]
+    assert [one.condition for one in tested] == expected
+    assert all(torch.equal(seen, torch.tensor(images)) for at, (seen, *_) in enumerate(trained) if at != 4)
+    torch.testing.assert_close(trained[0][1], torch.tensor(labels))
+    assert torch.equal(trained[3][1], torch.eye(3)[labels.argmax(1)])
+    assert trained[2][2].lr == pytest.approx(0.03)
 
 
 def test_conditions_that_are_not_asked_for_are_not_scored(tmp_path):
