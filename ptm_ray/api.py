@@ -19,7 +19,7 @@ from ptm_ray.config.suite import SuiteConfig, read_suite
 from ptm_ray.config.sweep import SweepConfig, read_sweep
 from ptm_ray.data import MedicalDataset
 from ptm_ray.data import load_dataset as load_dataset
-from ptm_ray.data.load import is_known
+from ptm_ray.data.load import CELLPHANTOM, is_known
 from ptm_ray.errors import ConfigError, DataError
 from ptm_ray.orchestrate import distill as on_ray
 from ptm_ray.orchestrate.outcome import DistillResult as DistillResult
@@ -266,15 +266,22 @@ def export(synthetic: str | Path, out: str | Path, to: Form = "pictures") -> Syn
     return write_export(place, target.local, to)
 
 
-def held_sweep(out: str | Path) -> SweepConfig:
-    """The sweep that a folder or URL holds, for `sweep` to go on with. Raises `ConfigError` where it holds none."""
+def held_sweep(out: str | Path, data: Data | None = None, data_root: str | Path | None = None) -> SweepConfig:
+    """The sweep that a folder or URL holds, for `sweep` to go on with, on `data` or what lies below `data_root`.
+
+    Raises `ConfigError` where it holds none, or one of images that were given by a path, which it does not tell.
+    """
     place = Place.of(out)
     place.pull("run.json")
     own = place.local / "run.json"
     held = read_table(own) if own.is_file() else {}
     if not isinstance(held.get("sweep"), dict):
         raise ConfigError(f"{place} holds no sweep to go on with; check --out, or start one with a sweep file")
-    return SweepConfig.of(held["sweep"])
+    asked = SweepConfig.of(held["sweep"])
+    name = str(asked.settings.get("data", CELLPHANTOM))
+    if data is None and data_root is None and not is_known(name) and not Path(name).exists():
+        raise ConfigError(f"{place} holds a sweep of {name!r}, which is no dataset by name; pass --data NAME_OR_PATH")
+    return asked
 
 
 def as_scored(

@@ -128,16 +128,29 @@ SETTINGS = [
 ]
 
 
+#: What is tried beside the first values of all others, of a range its ends.
+SPACES = [
+    ("a value", {"ipc": [1, 10]}, NotEnoughImages, ["class '0' has 4 training images, ipc is 10"]),
+    ("an end", {"ipc": {"low": 1, "high": 9, "integer": True}}, NotEnoughImages, ["class '0' has 4", "ipc is 9"]),
+    ("the first one", {"images.init": ["real-natural", "real"], "ipc": [5]}, NotEnoughImages, ["12 training images"]),
+    ("a network's", {"seed": [0, 1], "network.depth": [2, 5]}, ConfigError, ["16 pixels", "depth 5"]),
+]
+
+
 def refused(folder, data, kind, words, **settings):
     """Distils what can't be distilled; the message, once it is known to be as it should."""
-    import ray
-
     from ptm_ray.api import distill
 
     settings.setdefault("out", folder / "out")
+    refused_by(distill, data, folder, kind, words, **settings)
+
+
+def refused_by(make, asked, folder, kind, words, **settings):
+    import ray
+
     other_tests_ray = ray.is_initialized()
     with pytest.raises(PtmError) as caught:
-        distill(data, experts_dir=folder / "experts", **settings)
+        make(asked, experts_dir=folder / "experts", **settings)
     assert ray.is_initialized() == other_tests_ray
     assert not (folder / "experts").exists()
     message = str(caught.value)
@@ -160,6 +173,15 @@ def test_a_bad_dataset_is_refused(tmp_path, make, kind, words):
 @pytest.mark.parametrize(("settings", "kind", "words"), table_of(SETTINGS))
 def test_a_bad_setting_is_refused(tmp_path, settings, kind, words):
     refused(tmp_path, good(tmp_path), kind, words, **settings)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("space", "kind", "words"), table_of(SPACES))
+def test_a_sweep_of_what_the_images_do_not_allow_is_refused(tmp_path, space, kind, words):
+    from ptm_ray.api import sweep
+
+    asked = {"settings": {"ipc": 1, "outer_steps": 0}, "space": space}
+    refused_by(sweep, asked, tmp_path, kind, words, data=good(tmp_path), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

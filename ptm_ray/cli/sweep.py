@@ -49,7 +49,7 @@ class Sweep(Places):
     """Go on with the sweep that --out holds, as it was asked for then. For folders of your own alone: Tune keeps its
     state as pickles, which can run anything when they are read."""
     data: Annotated[str | None, SaysDefault] = None
-    """Dataset, as for distill (default: the one that FILE names)."""
+    """Dataset, as for distill (default: the one that FILE names; with --resume, the one of then, if it has a name)."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     out = asked.out or f"runs/sweep-{asked.file.stem if asked.file else ''}"
     with Bars() as bars:
         result = api.sweep(
-            wanted or api.held_sweep(str(asked.out)),
+            wanted or api.held_sweep(str(asked.out), asked.data, asked.data_root),
             asked.data,
             out=out,
             experts_dir=asked.experts_dir,

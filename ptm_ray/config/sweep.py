@@ -151,16 +151,19 @@ class SweepConfig(Settings):
         Raises `ConfigError`, near names included. A combination that is refused though each of its values is accepted
         can only be found by trying it: that trial fails, the others go on.
         """
+        for config in self.corners():
+            if config.matchers > 1:
+                raise ConfigError(
+                    f"{config.matchers} matchers asked for, but a trial matches alone; take them out of the settings"
+                )
+        return self
+
+    def corners(self) -> Iterator[DistillConfig]:
+        """Each value of each setting, of a range its ends, beside the first values of all others."""
         first = {name: _corners(dimension)[0] for name, dimension in self.space.items()}
-        together = self.config(first).matchers
-        if together > 1:
-            raise ConfigError(
-                f"{together} matchers asked for, but a trial matches alone; take them out of the settings"
-            )
         for name, dimension in self.space.items():
             for value in _corners(dimension):
-                self.config({**first, name: value})
-        return self
+                yield self.config({**first, name: value})
 
     def experts_wanted(self) -> list[DistillConfig]:
         """One config for every combination of the values that decide which experts are matched."""

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from ptm_ray.errors import PtmError, WorkerFailed
+from ptm_ray.errors import PtmError, WorkerFailed, first_line
 from ptm_ray.orchestrate.workers import LOST, start_workers
 
 #: Attempts at a task whose worker is lost each time.
@@ -41,11 +41,13 @@ class Crew:
         self.problem_ref, self.gpus = problem_ref, gpus
         self.members = list(members)
         # Each one's first answer, which comes when it has started.
-        self._answers = {member: member.process_id.remote() for member in members}
-        self._arriving: dict[Any, Any] = {}
+        self._answers: dict[Any, Any] = {}
+        # Who is on their way, and how often another is sent for where they die on it.
+        self._arriving: dict[Any, tuple[Any, int]] = {}
+        self._died: Exception | None = None
         self._notice = threading.Timer(NOTICE_S, self._say_if_none_has_come)
         self._notice.daemon = True
-        self._notice.start()
+        self._expect(self.members)
 
     @classmethod
     def start(cls, problem_ref: Any, count: int, gpus: float = 0.0) -> "Crew":
@@ -63,9 +65,9 @@ class Crew:
         """As many more members at once, for whom there is room."""
         self.members += self._started(count)
 
-    def send_for(self, count: int) -> None:
-        """As many more, who are members once they have come."""
-        self._arriving.update({self._answers[other]: other for other in self._started(count)})
+    def send_for(self, count: int, tries: int = TRIES) -> None:
+        """As many more, who are members once they have come; others for those who die on their way, so many times."""
+        self._arriving.update({self._answers[other]: (other, tries - 1) for other in self._started(count)})
 
     @property
     def arriving(self) -> list[Any]:
@@ -99,11 +101,14 @@ class Crew:
 
     def welcome(self, arrived: Any) -> Any | None:
         """The worker behind a reference that is ready, now a member; None where it was lost on its way."""
-        other = self._arriving.pop(arrived)
+        other, tries = self._arriving.pop(arrived)
         try:
             ray.get(arrived)
-        except LOST:
+        except LOST as error:
             del self._answers[other]
+            self._died = error
+            if tries:
+                self.send_for(1, tries)
             return None
         self.members.append(other)
         return other
@@ -113,16 +118,17 @@ class Crew:
         while not self.members:
             ready = _ready(self.arriving, WAIT_LIMIT_S, at_least=1)
             if not ready:
-                raise WorkerFailed(
-                    f"no worker is left, and none came within {WAIT_LIMIT_S:g} s; run the same command again to go on"
-                )
+                what = f"none came within {WAIT_LIMIT_S:g} s"
+                if self._died and not self.arriving:
+                    what = f"those sent for died on their way ({first_line(self._died)})"
+                raise WorkerFailed(f"no worker is left, and {what}; run the same command again to go on")
             self.welcome(ready[0])
         return self.members[0]
 
     def dismiss(self, count: int | None = None) -> None:
         """Ends `count`, those on their way first, who would take a CPU once there is one; or all."""
-        leaving = [*self._arriving.values(), *self.members][:count]
-        self._arriving = {answer: other for answer, other in self._arriving.items() if other not in leaving}
+        leaving = [*(other for other, _ in self._arriving.values()), *self.members][:count]
+        self._arriving = {answer: way for answer, way in self._arriving.items() if way[0] not in leaving}
         self.members = [member for member in self.members if member not in leaving]
         answers = {self._answers.pop(member): member for member in leaving}
         # One that is killed between getting its CPU and starting keeps that CPU for good: Ray (2.60) then finds no
@@ -146,8 +152,13 @@ class Crew:
 
     def _started(self, count: int) -> list[Any]:
         workers = start_workers(self.problem_ref, count, self.gpus)
-        self._answers.update({worker: worker.process_id.remote() for worker in workers})
+        self._expect(workers)
         return workers
+
+    def _expect(self, workers: list[Any]) -> None:
+        self._answers.update({worker: worker.process_id.remote() for worker in workers})
+        if workers and self._notice.ident is None:
+            self._notice.start()
 
 
 def _ready(references: list[Any], limit_s: float, at_least: int | None = None) -> list[Any]:

@@ -173,12 +173,15 @@ def _distillation(
 ) -> Finished:
     """The finished run, by as many members as match together."""
     show = _shown(watcher, budget_s, config.most_steps(budget_s))
-    if config.matchers == 1 or crew.gpus:
-        # On a GPU one worker matches for all, side by side.
+    if config.matchers == 1:
         return _by_one(crew, buffer, folder, budget_s, show)
     # Train takes a second to import, which those who match alone need not wait for.
-    from ptm_ray.orchestrate.together import distil_together
+    from ptm_ray.orchestrate.together import distil_together, take_over_what_is_left
 
+    if crew.gpus:
+        # There one worker matches for all, side by side.
+        take_over_what_is_left(folder)
+        return _by_one(crew, buffer, folder, budget_s, show)
     # Those that match take the CPUs of as many workers; those that are left score. Where a node was lost, there may be
     # fewer CPUs than workers.
     wanting = max(0, len(crew.members) + len(crew.arriving) - count_workers(None))

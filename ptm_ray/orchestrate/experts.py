@@ -8,7 +8,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from ptm_ray.errors import WorkerFailed
+from ptm_ray.core.trajectory import Trajectory
+from ptm_ray.errors import StoreError, WorkerFailed
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
 from ptm_ray.orchestrate.watcher import Watcher
@@ -46,16 +47,17 @@ def fill_buffer(
     count, per_expert = problem.config.num_experts, problem.experts.snapshots + 1
     if not count:
         return TrajectoryBuffer(store, ())
+    held: dict[int, Trajectory] = {}
     for expert in range(count):
-        damaged = store.damaged(expert)
-        if damaged:
-            log.warning("%s", damaged)
-    missing = store.missing(count)
+        try:
+            if store.there(expert):
+                held[expert] = store.read(expert)
+        except StoreError as error:
+            log.warning("%s", error)
+    missing = [expert for expert in range(count) if expert not in held]
     store.prepare(count, per_expert)
     crew.recruit(min(recruits, len(missing)))
-    refs: dict[int, list[Any]] = {}
-    for expert in set(range(count)) - set(missing):
-        refs[expert] = [ray.put(vector) for vector in store.read(expert).theta]
+    refs = {expert: [ray.put(vector) for vector in found.theta] for expert, found in held.items()}
     together = side_by_side or (SIDE_BY_SIDE if crew.gpus else 1)
     # None is idle while another has several.
     together = max(1, min(together, -(-len(missing) // max(1, len(crew.members)))))

@@ -52,12 +52,15 @@ def run_identity(config: DistillConfig, dataset: MedicalDataset) -> dict[str, An
 
 
 def _shareable(config: DistillConfig, dataset: MedicalDataset) -> dict[str, Any]:
-    """The settings, with the dataset's name for its path.
+    return config.replace(data=shared_name(config, dataset)).model_dump(mode="json")
+
+
+def shared_name(config: DistillConfig, dataset: MedicalDataset) -> str:
+    """What a run or sweep tells of where its images are: the dataset's name for its path.
 
     That is nobody else's business, and the same images may lie elsewhere; a flag finds them again.
     """
-    name = config.data if is_known(config.data) else dataset.name
-    return config.replace(data=name).model_dump(mode="json")
+    return config.data if is_known(config.data) else dataset.name
 
 
 def cost_of(problem: Problem, found: Finished, params: int, experts_s: float, evaluation_s: float) -> dict[str, float]:

@@ -114,15 +114,16 @@ def count_workers(asked: int | None, gpus: float = 0.0) -> int:
     """
     if gpus < 0:
         raise ConfigError(f"a worker's share of a GPU must be 0 or more, got {gpus:g}")
+    if gpus > 1 and not gpus.is_integer():
+        raise ConfigError(f"a worker's share of a GPU must be whole above 1, got {gpus:g}; a worker uses one, give 1")
     await_nodes(asked or 1, gpus)
-    cluster = ray.cluster_resources()
-    there = max(1, int(cluster.get("CPU", 1)))
+    there = max(1, _room(0))
     if gpus:
         room = _room(gpus)
         if room < max(1, asked or 1):
             raise ConfigError(
-                f"{asked or 1} workers with {gpus:g} of a GPU each asked for, but Ray has {cluster.get('GPU', 0.0):g} "
-                "GPUs; lower --gpus-per-worker or --workers, or add nodes"
+                f"{asked or 1} workers with {gpus:g} of a GPU each asked for, but Ray has "
+                f"{ray.cluster_resources().get('GPU', 0.0):g} GPUs; lower --gpus-per-worker or --workers, or add nodes"
             )
         there = min(there, room)
     if asked is None:
@@ -133,10 +134,15 @@ def count_workers(asked: int | None, gpus: float = 0.0) -> int:
 
 
 def _room(gpus: float) -> int:
-    """How many workers the nodes that are there can hold at once."""
-    cluster = ray.cluster_resources()
-    room = int(cluster.get("CPU", 0.0))
-    return min(room, int(cluster.get("GPU", 0.0) / gpus + 1e-9)) if gpus else room
+    """How many workers the nodes that are there can hold at once: none spans two nodes, and no share two GPUs."""
+
+    def on(node: dict[str, float]) -> int:
+        cpus, whole = int(node.get("CPU", 0.0)), int(node.get("GPU", 0.0))
+        if not gpus:
+            return cpus
+        return min(cpus, whole // int(gpus) if gpus > 1 else whole * int(1 / gpus + 1e-9))
+
+    return sum(on(node["Resources"]) for node in ray.nodes() if node["Alive"])
 
 
 def await_nodes(workers: int, gpus: float) -> None:

@@ -18,7 +18,7 @@ from ptm_ray.errors import ConfigError, WorkerFailed, without_folders
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.distill import distill
 from ptm_ray.orchestrate.experts import experts_alone
-from ptm_ray.orchestrate.outcome import run_identity
+from ptm_ray.orchestrate.outcome import run_identity, shared_name
 from ptm_ray.orchestrate.session import await_nodes, connected, count_workers
 from ptm_ray.orchestrate.trial import MEASURES, TIME, reported
 from ptm_ray.orchestrate.tuner import run_trials
@@ -66,7 +66,8 @@ def sweep(
     kind for bad settings, images or folders, before any expert trains.
     """
     watcher = watcher or Nobody()
-    asked.check()
+    for config in asked.check().corners():
+        Problem(dataset, config).check()
     problems = [Problem(dataset, config).check() for config in asked.experts_wanted()]
     # Trials run in folders of their own.
     out, experts_root = out.absolute(), experts_root.absolute()
@@ -76,7 +77,8 @@ def sweep(
         await_nodes(workers or 1, gpus)
         _require_resources(asked)
         there = count_workers(workers, gpus)
-        RunFolder(out).claim({"sweep": asked.model_dump(mode="json"), "dataset": dataset.fingerprint})
+        named = asked.replace(settings={"data": shared_name(problems[0].config, dataset)})
+        RunFolder(out).claim({"sweep": named.model_dump(mode="json"), "dataset": dataset.fingerprint})
         buffers = _buffers(problems, experts_root, there, gpus, watcher)
         # In a list, so that it arrives as a reference and images travel once a node.
         held = [ray.put(dataset)]
@@ -151,12 +153,9 @@ def _export(
         # The best trial of this sweep before it was gone on with.
         out.remove()
     folder.claim(identity)
-    held = folder.load_checkpoint()
+    # Somebody may have gone on with the run there: then it has come further.
     with checkpoint.as_directory() as made:
-        left = RunFolder(Path(made)).load_checkpoint()
-        # Somebody may have gone on with the run there.
-        if held is None or left is None or held["step"] <= left["step"]:
-            folder.take_over(Path(made))
+        folder.take_over(Path(made))
     return distill(config, dataset, out, budget_s=0.0, **how).set
 
 

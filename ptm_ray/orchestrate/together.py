@@ -82,6 +82,19 @@ class Reported(RunFolder):
         train.report({"outer_step": state["step"]}, Checkpoint.from_directory(self.root) if self._first else None)
 
 
+def take_over_what_is_left(folder: RunFolder) -> None:
+    """The checkpoint of workers that were stopped, for a run that goes on in another way, as on a GPU."""
+    path, filesystem = (folder.place / NAME).for_ray()
+    try:
+        last = train.Result.from_path(path, filesystem).checkpoint
+    except RuntimeError:
+        # None were there.
+        return
+    if last is not None:
+        with last.as_directory() as made:
+            folder.take_over(Path(made))
+
+
 def distil_together(
     problem_ref: Any,
     buffer: TrajectoryBuffer,
@@ -150,12 +163,12 @@ def _member(parts: dict[str, Any]) -> None:
     scorer: Scorer = RemoteScorer(ask, partial(validate_here, own)) if ask else InlineScorer(own)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Reported(Path(scratch), first=team.rank == 0)
+        if parts["held"] is not None:
+            folder.checkpoint_path.write_bytes(parts["held"])
         checkpoint = train.get_checkpoint()
         if checkpoint is not None:
             with checkpoint.as_directory() as last:
                 folder.take_over(Path(last))
-        elif parts["held"] is not None:
-            folder.checkpoint_path.write_bytes(parts["held"])
         run = Distillation(problem, parts["buffer"], scorer, folder, team)
         # Without the last validation, which comes after the checkpoint: that is for the run that takes it over.
         run.checkpoint_every_s = parts["checkpoint_every_s"]

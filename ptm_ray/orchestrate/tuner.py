@@ -16,6 +16,7 @@ from pyarrow import fs
 from ray import tune
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from ptm_ray.config.sweep import Dimension, Range, SweepConfig
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
@@ -42,10 +43,12 @@ def run_trials(
     )
     storage, filesystem = (out / "tune").for_ray()
     held = f"{storage}/trials"
-    ShownTrials.watcher = watcher
+    # A population takes turns on the CPUs, paused trials among it: a limit would let no more trials into it than fit.
+    at_once = asked.trials if asked.scheduler == "pbt" else concurrent_trials(asked, workers)
+    ShownTrials.watcher, Variants.at_once = watcher, at_once
     if _can_go_on(held, filesystem):
         tuner = tune.Tuner.restore(
-            held, trainable=trainable, storage_filesystem=filesystem, resume_unfinished=True, restart_errored=True
+            held, trainable=trainable, storage_filesystem=filesystem, resume_unfinished=True, resume_errored=True
         )
     else:
         tuner = tune.Tuner(
@@ -57,7 +60,8 @@ def run_trials(
                 num_samples=asked.trials,
                 search_alg=_searcher(asked),
                 scheduler=_scheduler(asked),
-                max_concurrent_trials=concurrent_trials(asked, workers),
+                # Which Tune heeds for optuna alone.
+                max_concurrent_trials=at_once if asked.searcher == "optuna" else None,
                 trial_dirname_creator=lambda made: f"trial-{made.trial_id}",
                 # A process takes seconds to import what a trial needs, and a population's trials change hands often.
                 reuse_actors=True,
@@ -135,9 +139,7 @@ def _searcher(asked: SweepConfig) -> Any:
         from ray.tune.search.optuna import OptunaSearch
 
         return OptunaSearch(seed=asked.seed)
-    from ray.tune.search.basic_variant import BasicVariantGenerator
-
-    return BasicVariantGenerator(random_state=np.random.RandomState(asked.seed))
+    return Variants(random_state=np.random.RandomState(asked.seed))
 
 
 def _scheduler(asked: SweepConfig) -> TrialScheduler | None:
@@ -154,6 +156,24 @@ def _scheduler(asked: SweepConfig) -> TrialScheduler | None:
             synch=False,
         )
     return None
+
+
+class Variants(BasicVariantGenerator):  # type: ignore[misc]
+    """Combinations or random draws, so many of them at once.
+
+    Tune brings it back when the trials are gone on with; how many that call has room for is the class's.
+    """
+
+    at_once = 1
+
+    def next_trial(self) -> Any:
+        """One more, where there is room."""
+        return super().next_trial() if len(self._live_trials) < self.at_once else None
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on where it ended, as far as it can be known what had."""
+        # Of those that ended while Tune wrote its state it hears nothing more: they would count for good.
+        super().set_state({**state, "_live_trials": set()})
 
 
 class ShownTrials(tune.Callback):  # type: ignore[misc]

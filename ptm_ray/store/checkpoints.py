@@ -113,7 +113,10 @@ class RunFolder:
         self.place.push(*(file.relative_to(self.root).as_posix() for file in made), self.result_path.name)
 
     def take_over(self, other: Path) -> None:
-        """The checkpoint of another folder, for the run here to go on from."""
+        """The checkpoint of another folder, for the run here to go on from, unless it has come further itself."""
+        held, theirs = self.load_checkpoint(), RunFolder(other).load_checkpoint()
+        if held is not None and theirs is not None and held["step"] > theirs["step"]:
+            return
         with atomic.replacing(self.checkpoint_path) as temporary:
             shutil.copyfile(other / self.checkpoint_path.name, temporary)
         self.place.push(self.checkpoint_path.name)

@@ -6,6 +6,7 @@ a hash of all expert settings and the dataset's fingerprint (but not of how many
 settings can't mix and more experts of the same settings find the earlier ones.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -131,5 +132,12 @@ def _digest_path(path: Path) -> Path:
 
 
 def _sha256(path: Path) -> str:
+    about = path.stat()
+    return _sha256_of(path, (about.st_ino, about.st_mtime_ns, about.st_size))
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256_of(path: Path, state: tuple[int, ...]) -> str:
+    """Of a file as it was then: a trajectory that is read at every outer step is hashed once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -179,15 +179,10 @@ def test_an_object_that_was_lost_is_read_from_its_file(trained, wait_until):
         (None, 0.5, "1 workers with 0.5 of a GPU each asked for, but Ray has 0 GPUs; lower --gpus-per-worker"),
         (2, 1.0, "2 workers with 1 of a GPU each"),
         (None, -1.0, "must be 0 or more, got -1"),
+        (None, 1.5, "must be whole above 1, got 1.5"),
         (3, 0.0, "3 workers asked for, but Ray has 2 CPUs"),
     ],
 )
 def test_workers_that_there_is_no_room_for_are_refused(ray_cluster, asked, gpus, words):
     with pytest.raises(ConfigError, match=words):
         count_workers(asked, gpus)
-
-
-def test_as_many_workers_as_gpus_have_room_for(monkeypatch):
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 2.0})
-    assert [count_workers(None, gpus) for gpus in (0.0, 1.0, 0.5, 0.1)] == [16, 2, 4, 16]
-    assert count_workers(3, 0.5) == 3

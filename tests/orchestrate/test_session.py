@@ -8,19 +8,22 @@ from ptm_ray.errors import ConfigError
 from ptm_ray.orchestrate import session
 
 
+def node(alive=True, **resources):
+    return {"Alive": alive, "Resources": resources}
+
+
 @pytest.fixture
 def cluster(monkeypatch):
-    """A cluster without nodes, to which one of a CPU and half a GPU comes at every third look while some are asked for.
+    """A cluster without nodes, to which one of a CPU and a GPU comes at every third look while some are asked for.
     What was asked of its autoscaler, as often as it was.
     """
     asked, looks = [], []
 
-    def resources():
+    def nodes():
         looks.append(bool(asked and asked[-1]))
-        nodes = sum(looks) // 3
-        return {"CPU": float(nodes), "GPU": nodes / 2}
+        return [node(CPU=1.0, GPU=1.0)] * (sum(looks) // 3)
 
-    monkeypatch.setattr(ray, "cluster_resources", resources)
+    monkeypatch.setattr(ray, "nodes", nodes)
     monkeypatch.setattr(sdk, "request_resources", lambda bundles: asked.append(bundles))
     monkeypatch.setattr(session, "LOOK_EVERY_S", 0.0)
     return asked
@@ -51,3 +54,20 @@ def test_elsewhere_nobody_waits(cluster):
     with pytest.raises(ConfigError, match="4 workers asked for, but Ray has 0 CPUs"):
         session.count_workers(4)
     assert cluster == []
+
+
+@pytest.mark.parametrize(
+    ("nodes", "room"),
+    [
+        ([node(CPU=16.0, GPU=2.0)], {0.0: 16, 1.0: 2, 0.5: 4, 0.1: 16, 2.0: 1}),
+        # Of two shares of 0.6, none is in what others leave; of 0.3, three are on a GPU.
+        ([node(CPU=16.0, GPU=2.0)], {0.6: 2, 0.3: 6}),
+        ([node(CPU=1.0, GPU=4.0), node(CPU=8.0)], {0.0: 9, 0.25: 1, 1.0: 1}),
+        ([node(CPU=4.0, GPU=1.0)] * 3, {0.4: 6, 1.0: 3}),
+        ([node(CPU=2.0, GPU=3.0), node(CPU=2.0, GPU=1.0)], {2.0: 1}),
+        ([node(CPU=2.0, GPU=1.0), node(alive=False, CPU=2.0, GPU=1.0)], {0.0: 2, 0.5: 2}),
+    ],
+)
+def test_as_many_workers_as_nodes_and_their_gpus_have_room_for(monkeypatch, nodes, room):
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert {gpus: session.count_workers(None, gpus) for gpus in room} == room

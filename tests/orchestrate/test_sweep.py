@@ -44,6 +44,12 @@ def table(out):
     return pq.read_table(out / "trials.parquet").to_pylist()
 
 
+def reports(out):
+    """What each trial reported, in turn."""
+    files = (out / "tune" / "trials").glob("trial-*/result.json")
+    return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+
+
 def test_every_combination_is_tried_and_the_best_is_the_one_with_the_highest_score(made):
     out, result, _ = made
     rows = table(out)
@@ -57,6 +63,12 @@ def test_every_combination_is_tried_and_the_best_is_the_one_with_the_highest_sco
         path.name for path in out.iterdir()
     }
     assert list((out / "tune").rglob("events.out.tfevents.*"))
+
+
+def test_no_more_trials_are_at_once_than_workers_were_asked_for(made):
+    """Of two CPUs the one: each trial's process is that of the one before it."""
+    out, _, _ = made
+    assert len({line["pid"] for trial in reports(out) for line in trial}) == 1
 
 
 def test_experts_are_trained_once_for_all_trials(made):
@@ -183,9 +195,8 @@ def test_a_trial_that_is_killed_goes_on_from_its_checkpoint(made, tmp_path, wait
     (row,) = table(tmp_path / "out")
     assert (row["outer_step"], row["error"]) == (40, None)
     assert np.array_equal(ptm.SyntheticSet.load(result.set).images, whole.result().images.numpy())
-    reported = (next((tmp_path / "out" / "tune" / "trials").glob("trial-*")) / "result.json").read_text().splitlines()
-    pids = {json.loads(line)["pid"] for line in reported}
-    assert len(pids) == 2
+    (reported,) = reports(tmp_path / "out")
+    assert len({line["pid"] for line in reported}) == 2
 
 
 def test_a_population_copies_and_perturbs(made, tmp_path):
@@ -239,10 +250,16 @@ def test_trials_are_compared_by_the_metric_asked_for_and_end_once_they_reach_the
 
 
 def test_a_trial_that_fails_is_in_the_table_and_the_others_go_on(made, tmp_path):
-    space = {"student.inner_lr": [0.01, 1e30], "images.max_skipped": [3]}
+    # By the tenth outer step the first of the sets that wait to be scored has been: there is a checkpoint.
+    space = {"student.inner_lr": [0.01, 1e30], "images.max_skipped": [10]}
     asked = {**GRID, "max_failures": 0, "space": space}
     result = swept(asked, tmp_path / "out", made[2] / "experts")
     assert (result.trials, result.failed) == (2, 1)
     errors = {row["student.inner_lr"]: row["error"] for row in table(tmp_path / "out")}
     assert errors[0.01] is None
     assert "updates in a row were skipped" in errors[1e30]
+    # Gone on with, it tries again, from its checkpoint.
+    assert swept(asked, tmp_path / "out", made[2] / "experts").failed == 1
+    steps = [[line["outer_step"] for line in trial] for trial in reports(tmp_path / "out")]
+    assert len(steps) == 2
+    assert steps == [sorted(found) for found in steps]

@@ -59,14 +59,16 @@ def test_a_killed_driver_goes_on_with_resume(ray_cluster, tmp_path, wait_until):
     wait_until(lambda: list((tmp_path / "out").glob("tune/trials/trial-*/checkpoint_*/checkpoint.pt")), 200)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    again = subprocess.run(
-        [command, "sweep", "--resume", "--out", "out", "--experts-dir", "experts", "--workers", "1", "--json"],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    # The folder tells the images' name, but not where they lie, and they are found elsewhere.
+    assert ".npz" not in (tmp_path / "out" / "run.json").read_text()
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "cells.npz").rename(tmp_path / "moved" / "cells.npz")
+    words = [command, "sweep", "--resume", "--out", "out", "--experts-dir", "experts", "--workers", "1", "--json"]
+    how = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True, "timeout": 280}
+    lost = subprocess.run(words, **how)
+    assert lost.returncode != 0
+    assert "out holds a sweep of 'cells', which is no dataset by name; pass --data" in lost.stderr
+    again = subprocess.run([*words, "--data", "moved/cells.npz"], **how)
     assert again.returncode == 0, again.stderr
     said = json.loads(again.stdout.splitlines()[-1])
     assert said["trials"] == 1

@@ -4,11 +4,15 @@ import itertools
 import json
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 import torch
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 
 import ptm_ray as ptm
 from ptm_ray.errors import ConfigError, WorkerFailed
@@ -76,6 +80,25 @@ def test_interrupting_them_is_said_as_of_any_run(ray_cluster, tmp_path, experts_
     command.send_signal(signal.SIGINT)
     assert_says_that_it_was_interrupted(command)
     wait_until(lambda: ray.available_resources().get("CPU") == 2, 60)
+
+
+def leave_a_checkpoint(parts):
+    """What a member of five outer steps leaves with Train."""
+    with tempfile.TemporaryDirectory() as scratch:
+        together.Reported(Path(scratch), first=True).save_checkpoint({"step": 5})
+
+
+def test_whoever_goes_on_in_another_way_takes_the_checkpoint_that_is_further(ray_cluster, tmp_path):
+    folder = RunFolder(tmp_path)
+    together.take_over_what_is_left(folder)
+    assert folder.load_checkpoint() is None
+    storage = RunConfig(name=together.NAME, storage_path=str(tmp_path))
+    TorchTrainer(leave_a_checkpoint, scaling_config=ScalingConfig(num_workers=1), run_config=storage).fit()
+    for held, further in ((None, 5), (3, 5), (7, 7)):
+        if held:
+            folder.save_checkpoint({"step": held})
+        together.take_over_what_is_left(folder)
+        assert folder.load_checkpoint()["step"] == further
 
 
 @ray.remote(num_cpus=1)

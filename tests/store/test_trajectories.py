@@ -1,6 +1,8 @@
 """The trajectory store: what was written is read, and anything else is refused by its name."""
 
 import dataclasses
+import hashlib
+import time
 
 import numpy as np
 import pytest
@@ -61,6 +63,20 @@ def test_a_damaged_file_is_refused_by_name_and_that_expert_alone_is_missing(stor
     assert store.missing(3) == [1]
     store.write(trajectory(1))
     assert store.missing(3) == []
+
+
+def test_a_file_is_hashed_once_as_long_as_it_stays_as_it_is(store, monkeypatch):
+    digest, hashed = hashlib.file_digest, []
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: hashed.append(file.name) or digest(file, kind))
+    for _ in range(3):
+        assert store.missing(1) == []
+        store.read(0)
+    assert hashed == [str(store.path(0))]
+    # A file system's clock ticks every few milliseconds.
+    time.sleep(0.05)
+    flip_a_byte(store.path(0))
+    assert store.missing(1) == [0]
+    assert len(hashed) == 2
 
 
 def test_other_settings_have_another_folder_and_more_experts_the_same(store):
