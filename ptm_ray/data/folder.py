@@ -109,7 +109,10 @@ def decode(source: Path | io.BytesIO, where: str) -> Image.Image:
         with Image.open(source) as image:
             _check_whole(image, where)
             image.load()
-            return _plain(ImageOps.exif_transpose(image), where)
+            # TIFF's WhiteIsZero, which Pillow turns about for eight bits and leaves as it is for more.
+            negative = image.mode in DEEP and getattr(image, "tag_v2", {}).get(262) == 0
+            plain = _plain(ImageOps.exif_transpose(image), where)
+            return ImageOps.invert(plain) if negative else plain
     except UnidentifiedImageError as error:
         raise DataError(f"{where} is no PNG, JPEG or TIFF image; mend or remove it") from error
     except UNREADABLE as error:
