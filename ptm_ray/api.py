@@ -20,7 +20,7 @@ from ptm_ray.config.sweep import SweepConfig, read_sweep
 from ptm_ray.data import MedicalDataset
 from ptm_ray.data import load_dataset as load_dataset
 from ptm_ray.data.load import is_known, load_training_images
-from ptm_ray.errors import ConfigError, DataError
+from ptm_ray.errors import ConfigError, DataError, readable
 from ptm_ray.orchestrate import distill as on_ray
 from ptm_ray.orchestrate.evaluators import SeenAsMade
 from ptm_ray.orchestrate.outcome import DistillResult as DistillResult
@@ -269,9 +269,7 @@ def export(synthetic: str | Path, out: str | Path, to: Form = "pictures") -> Syn
 def held_sweep(out: str | Path) -> SweepConfig:
     """The sweep that a folder or URL holds, for `sweep` to go on with. Raises `ConfigError` where it holds none."""
     place = Place.of(out)
-    place.pull("run.json")
-    own = place.local / "run.json"
-    held = read_table(own) if own.is_file() else {}
+    held = read_table(place.local / "run.json") if place.has("run.json") else {}
     if not isinstance(held.get("sweep"), dict):
         raise ConfigError(f"{place} holds no sweep to go on with; check --out, or start one with a sweep file")
     return SweepConfig.of(held["sweep"])
@@ -360,19 +358,19 @@ def _load_set(synthetic: SyntheticSet | str | Path) -> SyntheticSet | Path:
     found = _place_of_set(synthetic)
     if found is not None:
         return SyntheticSet.load(found)
-    place, path = Place.of(synthetic), Path(synthetic)
+    place = Place.of(synthetic)
     if place.url is not None:
         raise DataError(f"no synthetic set {place}; give the URL of a set of ours, or of its run")
-    if not path.exists():
-        raise DataError(f"no synthetic set {path}; give the folder of a set, or an npz, folder or table of images")
-    return path
+    with readable(place, DataError):
+        if not place.local.exists():
+            raise DataError(f"no synthetic set {place}; give the folder of a set, or an npz, folder or table of images")
+    return place.local
 
 
 def _place_of_set(synthetic: str | Path) -> Place | None:
     """Where our set lies: there, or in the run that is there."""
     place = Place.of(synthetic)
     for folder in (place, place / "set"):
-        folder.pull(RECIPE)
-        if (folder.local / RECIPE).is_file():
+        if folder.has(RECIPE):
             return folder
     return None

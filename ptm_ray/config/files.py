@@ -9,15 +9,17 @@ from typing import Any
 from ptm_ray.config.base import merge
 from ptm_ray.config.models import DistillConfig
 from ptm_ray.config.presets import METHODS
-from ptm_ray.errors import ConfigError, did_you_mean, first_line
+from ptm_ray.errors import ConfigError, did_you_mean, first_line, readable
 
 
 def read_table(path: Path) -> dict[str, Any]:
     """A TOML or JSON file as a dict. Raises `ConfigError` where there is none or it doesn't parse."""
-    if not path.is_file():
-        raise ConfigError(f"no settings file {path}; check its name, or leave it out for the defaults")
+    with readable(path, ConfigError):
+        if not path.is_file():
+            raise ConfigError(f"no settings file {path}; check its name, or leave it out for the defaults")
+        held = path.read_bytes()
     try:
-        text = path.read_text()
+        text = held.decode()
         table: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} does not parse ({first_line(error)}); mend it there") from None

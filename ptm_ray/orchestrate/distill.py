@@ -137,16 +137,15 @@ def _experts(
     problem: Problem, crew: Crew, root: Place, folder: RunFolder, watcher: Watcher
 ) -> tuple[TrajectoryBuffer, float]:
     """`experts_with_progress`, and the seconds that it took in all calls of the run in `folder`."""
-    folder.place.pull(COST)
-    path = folder.root / COST
-    before: float = json.loads(path.read_text())["experts_s"] if path.is_file() else 0.0
+    held = folder.place.read(COST)
+    before: float = 0.0 if held is None else json.loads(held)["experts_s"]
     started = time.monotonic()
     try:
         buffer = experts_with_progress(problem, crew, root, watcher)
     finally:
         # Where it was interrupted too: the experts that were finished are kept.
         seconds = before + time.monotonic() - started
-        atomic.write_text(path, json.dumps({"experts_s": seconds}))
+        atomic.write_text(folder.root / COST, json.dumps({"experts_s": seconds}))
         folder.place.push(COST)
     return buffer, seconds
 
