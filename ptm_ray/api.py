@@ -257,13 +257,15 @@ def export(synthetic: str | Path, out: str | Path, to: Form = "pictures") -> Syn
     `to`: "pictures" for class folders of PNG and a table of labels, "hub" for a dataset that Hugging Face reads.
     Returns the set.
     """
-    place, target = _place_of_set(synthetic), Place.of(out)
-    if place is None:
-        shown = Place.of(synthetic)
-        raise DataError(f"no synthetic set {shown}; give the folder or URL of a set of ours, or of its run")
+    place, target = _place_of_ours(synthetic), Place.of(out)
     if target.url is not None:
         raise ConfigError(f"{target} is no folder of this machine; export into one, and carry that over")
     return write_export(place, target.local, to)
+
+
+def held_set(synthetic: str | Path) -> SyntheticSet:
+    """The set of ours that a folder or URL holds, or that of the run there. Raises `DataError` where it holds none."""
+    return SyntheticSet.load(_place_of_ours(synthetic))
 
 
 def held_sweep(out: str | Path) -> SweepConfig:
@@ -365,6 +367,14 @@ def _load_set(synthetic: SyntheticSet | str | Path) -> SyntheticSet | Path:
         if not place.local.exists():
             raise DataError(f"no synthetic set {place}; give the folder of a set, or an npz, folder or table of images")
     return place.local
+
+
+def _place_of_ours(synthetic: str | Path) -> Place:
+    place = _place_of_set(synthetic)
+    if place is None:
+        shown = Place.of(synthetic)
+        raise DataError(f"no synthetic set {shown}; give the folder or URL of a set of ours, or of its run")
+    return place
 
 
 def _place_of_set(synthetic: str | Path) -> Place | None:
