@@ -257,13 +257,15 @@ def export(synthetic: str | Path, out: str | Path, to: Form = "pictures") -> Syn
     `to`: "pictures" for class folders of PNG and a table of labels, "hub" for a dataset that Hugging Face reads.
     Returns the set.
     """
-    place, target = place_of_set(synthetic), Place.of(out)
-    if place is None:
-        shown = Place.of(synthetic)
-        raise DataError(f"no synthetic set {shown}; give the folder or URL of a set of ours, or of its run")
+    place, target = _place_of_ours(synthetic), Place.of(out)
     if target.url is not None:
         raise ConfigError(f"{target} is no folder of this machine; export into one, and carry that over")
     return write_export(place, target.local, to)
+
+
+def held_set(synthetic: str | Path) -> SyntheticSet:
+    """The set of ours that a folder or URL holds, or that of the run there. Raises `DataError` where it holds none."""
+    return SyntheticSet.load(_place_of_ours(synthetic))
 
 
 def held_sweep(out: str | Path, data: Data | None = None, data_root: str | Path | None = None) -> SweepConfig:
@@ -272,9 +274,7 @@ def held_sweep(out: str | Path, data: Data | None = None, data_root: str | Path 
     Raises `ConfigError` where it holds none, or one of images that were given by a path, which it does not tell.
     """
     place = Place.of(out)
-    place.pull("run.json")
-    own = place.local / "run.json"
-    held = read_table(own) if own.is_file() else {}
+    held = read_table(place.local / "run.json") if place.has("run.json") else {}
     if not isinstance(held.get("sweep"), dict):
         raise ConfigError(f"{place} holds no sweep to go on with; check --out, or start one with a sweep file")
     asked = SweepConfig.of(held["sweep"])
@@ -329,3 +329,11 @@ def _dataset_of_set(data: Data | None, config: DistillConfig, data_root: str | P
         # A set carries the name of its dataset but no path: where files lie is nobody else's business.
         message = f"the set was made from {config.data!r}, which is no dataset by name; pass --data NAME_OR_PATH"
         raise DataError(message) from error
+
+
+def _place_of_ours(synthetic: str | Path) -> Place:
+    place = place_of_set(synthetic)
+    if place is None:
+        shown = Place.of(synthetic)
+        raise DataError(f"no synthetic set {shown}; give the folder or URL of a set of ours, or of its run")
+    return place

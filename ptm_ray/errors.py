@@ -4,9 +4,10 @@ Messages are whole sentences for the person at the terminal: what is wrong, with
 Each class takes the message alone, so that all of them travel through pickle and so across Ray workers.
 """
 
+import contextlib
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class PtmError(Exception):
@@ -44,7 +45,21 @@ class Terminated(KeyboardInterrupt):
 def first_line(error: BaseException) -> str:
     """What another library's error says, short enough to stand inside a message of ours."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 120 else f"{lines[0][:117]}…"
+    return _short(lines[0])
+
+
+@contextlib.contextmanager
+def readable(what: object, kind: type[PtmError]) -> Iterator[None]:
+    """Makes an error of that kind of what the system refuses meanwhile: a path without rights, a name too long."""
+    try:
+        yield
+    except OSError as error:
+        where = _short(str(error.filename or what))
+        raise kind(f"{where} can't be read ({error.strerror or error}); check its name and your rights") from error
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:117]}…"
 
 
 def without_folders(text: str) -> str:

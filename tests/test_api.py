@@ -69,12 +69,15 @@ def test_what_a_set_was_learned_by_says_nothing_about_how_it_is_scored():
     assert problem.config.evaluation.steps == 7
 
 
-def test_pictures_of_another_are_read_as_large_as_the_datasets_images(tmp_path):
+def test_pictures_of_another_are_read_as_large_as_the_datasets_images(tmp_path, monkeypatch):
     data = small_dataset()
     write_classes(tmp_path / "pictures", dict.fromkeys(data.class_names, 2), side=data.resolution)
     pixels = np.stack([picture(data.resolution, seed=seed) for _ in data.class_names for seed in (0, 1)])
     problem, images, _ = as_scored(tmp_path / "pictures", data)
     assert np.array_equal(images, problem.normalise(pixels))
+    # In the user's own folder too, as the shell leaves it after an equals sign.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert np.array_equal(as_scored("~/pictures", data)[1], images)
 
 
 def test_beside_a_set_of_unequal_classes_stand_as_many_random_images_in_all(tmp_path):

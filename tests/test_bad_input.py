@@ -1,12 +1,23 @@
 """Every bad dataset or setting is refused in one line, with the value and the way out, before Ray starts."""
 
+import os
 import shutil
+import stat
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from ptm_ray import api
+from ptm_ray.cli import submit
+from ptm_ray.data.load import load_dataset
 from ptm_ray.errors import ConfigError, DataError, NotEnoughImages, PtmError, StoreError
+from ptm_ray.store.cells import CellTable
+from ptm_ray.store.checkpoints import RunFolder
+from ptm_ray.store.places import Place
+from ptm_ray.store.trajectories import TrajectoryStore
 from tests.files import encoded, picture, write_classes, write_npz, write_parquet
 
 PLENTY = np.arange(12) % 3
@@ -53,6 +64,7 @@ def alike(n):
 DATASETS = [
     ("no such file", lambda folder: folder / "none.npz", DataError, ["no file or folder", "none.npz", "give an npz"]),
     ("no such folder", lambda folder: folder / "none", DataError, ["no file or folder", "give an npz", "a name"]),
+    ("too long a name", named("x" * 300), DataError, ["xxx… can't be read (File name too long)", "check its name"]),
     ("below a file", below_a_file, DataError, ["no file or folder", "file/scans.npz"]),
     ("text as npz", text("scans.npz"), DataError, ["scans.npz is not an npz file", "numpy.savez"]),
     ("another ending", text("scans.csv"), DataError, ["ends in .csv", ".npz", ".parquet"]),
@@ -194,8 +206,6 @@ def test_images_that_are_too_small_for_a_network_are_refused(tmp_path):
 
 
 def test_an_output_folder_of_another_run_is_refused(tmp_path):
-    from ptm_ray.store.checkpoints import RunFolder
-
     RunFolder(tmp_path / "out").claim({"config": {"ipc": 3}, "dataset": "of that run"})
     before = (tmp_path / "out" / "run.json").read_text()
     words = ["out holds another run", "config.ipc is 3 there, 1 here", "choose another --out"]
@@ -221,6 +231,63 @@ def test_an_output_folder_that_can_not_be_made_is_refused(tmp_path):
     out = text("file")(tmp_path) / "out"
     refused(tmp_path, good(tmp_path), StoreError, ["file/out can't be written", "another folder"], ipc=1, out=out)
     assert (tmp_path / "file").read_text() == "no images"
+
+
+@pytest.fixture
+def as_nobody():
+    """Makes a folder that all may look into, and this process one that may not look everywhere, as root may."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, me = Path(name), os.geteuid()
+        folder.chmod(0o755)
+
+        def become():
+            if me == 0:
+                os.seteuid(65534)
+
+        try:
+            yield folder, become
+        finally:
+            os.seteuid(me)
+            for path in folder.rglob("*"):
+                path.chmod(stat.S_IRWXU)
+
+
+LOOKS = {
+    "an npz": (lambda path: load_dataset(path / "scans.npz"), DataError),
+    "a folder of images": (load_dataset, DataError),
+    "a settings file": (lambda path: read_table(path / "run.toml"), ConfigError),
+    "a working directory": (lambda path: submit.main(["--working-dir", f"{path}/x", "--", "doctor"]), ConfigError),
+    "a folder for results": (lambda path: Place.of(path).is_empty(), StoreError),
+    "a run to go on with": (lambda path: RunFolder(path).claim({}), StoreError),
+    "a run to audit": (lambda path: api.audit(path), StoreError),
+    "a sweep to go on with": (api.held_sweep, StoreError),
+    "a table of a benchmark": (lambda path: CellTable(Place.of(path)), StoreError),
+    "experts": (lambda path: TrajectoryStore(Place.of(path), {}, 3).missing(1), StoreError),
+    "a set to evaluate": (lambda path: api.evaluate(path), StoreError),
+    "a set to export": (lambda path: api.export(path, path.parent / "out"), StoreError),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_path_without_rights_or_of_too_long_a_name_is_refused(as_nobody, look):
+    folder, become = as_nobody
+    (folder / "locked").mkdir(mode=0)
+    asked, kind = LOOKS[look]
+    become()
+    reasons = {folder / "locked": "Permission denied", folder / ("x" * 300): "File name too long"}
+    for path, reason in reasons.items():
+        with pytest.raises(PtmError) as caught:
+            asked(path)
+        check_message(caught, kind, [f"can't be read ({reason}); check its name and your rights"])
+
+
+def test_pictures_that_may_not_be_read_are_not_left_out(as_nobody):
+    folder, become = as_nobody
+    write_classes(folder / "cells", {"a": 4, "b": 4})
+    (folder / "cells" / "b" / "more").mkdir(mode=0)
+    become()
+    with pytest.raises(DataError, match=r"b/more can't be read \(Permission denied\)"):
+        load_dataset(folder / "cells")
 
 
 def test_a_full_disk_is_noticed_before_the_work_begins(tmp_path, monkeypatch):

@@ -38,7 +38,8 @@ def main(argv: Sequence[str]) -> None:
     asked = parse(Distill, argv, Distill(settings=base_config(argv)), "distill", ABOUT)
     if asked.budget_minutes is not None and asked.budget_minutes <= 0:
         raise ConfigError(f"--budget-minutes must be above 0, got {asked.budget_minutes:g}")
-    from ptm_ray.cli.show import Bars, last_line, scores_table
+    from ptm_ray import api
+    from ptm_ray.cli.show import Bars, last_line, say_how_it_began, scores_table
     from ptm_ray.orchestrate.session import connected
 
     settings = asked.settings
@@ -66,5 +67,9 @@ def main(argv: Sequence[str]) -> None:
         )
     scores_table(result.scores, f"{dataset.name}, {settings.ipc} images per class: test split, percent")
     print(f"set      {result.set}\npicture  {result.set}/grid.png\ncurves   {result.curve}\npage     {result.page}")
+    # Cells that the package draws are nobody's.
+    if settings.data != "cellphantom" and settings.images.init != "noise":
+        # By what was asked for, as a URL that is shown lacks its query.
+        say_how_it_began(api.held_set(out).recipe)
     if asked.json:
         last_line(result.to_json())

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from ptm_ray import __version__
 from ptm_ray.cli.flags import SaysDefault, Switch, parse
+from ptm_ray.errors import ConfigError, readable
 
 ABOUT = "Says what this machine has: versions, cores, memory, GPUs, Ray, and where datasets and experts are found."
 PACKAGES = ("torch", "ray", "medmnist", "numpy", "numba", "pyarrow", "torchmetrics")
@@ -83,7 +84,8 @@ def main(argv: Sequence[str]) -> None:
     asked = parse(Doctor, argv, Doctor(), "doctor", ABOUT)
     from ptm_ray.cli.show import last_line
 
-    found = look(asked.data_root)
+    with readable(asked.data_root, ConfigError):
+        found = look(asked.data_root)
     for name, value in found.items():
         if isinstance(value, dict):
             for key, inner in value.items():

@@ -1,6 +1,5 @@
 """`ptm-ray export`: a set as other tools take it."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -39,13 +38,10 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     asked = parse(Export, argv, tyro.MISSING_NONPROP, "export", ABOUT)
     from ptm_ray import api
-    from ptm_ray.cli.show import last_line
-    from ptm_ray.report.card import started_from
+    from ptm_ray.cli.show import last_line, say_how_it_began
 
     made = api.export(asked.set, asked.out, asked.to)
     print(f"{asked.to:<9}{asked.out}: {len(made.labels)} images of {len(made.class_names)} classes")
-    # Whoever is about to hand images on reads this once more.
-    began = started_from(made.recipe["initialisation"], made.recipe["outer_step"])
-    print(began.replace("**", "").replace("`", ""), file=sys.stderr)
+    say_how_it_began(made.recipe)
     if asked.json:
         last_line({"export": asked.out, "images": len(made.labels)})

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from ptm_ray.report.audit import HEAD, attack_rows
+from ptm_ray.report.card import started_from
 from ptm_ray.report.tables import COLUMNS, score_rows
 
 #: Seconds between two lines of progress where standard error is no terminal.
@@ -92,6 +93,12 @@ def scores_table(scores: dict[str, Any], title: str) -> None:
 def audit_table(findings: dict[str, Any], title: str) -> None:
     """What every attack found, on standard output."""
     _print_table(title, HEAD, attack_rows(findings), words=3)
+
+
+def say_how_it_began(recipe: dict[str, Any]) -> None:
+    """What a set's images were started from, on standard error, for whoever is about to hand them on."""
+    began = started_from(recipe["initialisation"], recipe["outer_step"])
+    print(began.replace("**", "").replace("`", ""), file=sys.stderr)
 
 
 def _print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> None:

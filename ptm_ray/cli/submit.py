@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from ptm_ray.cli.flags import SaysDefault, Switch, parse, value_of
-from ptm_ray.config.files import read_table
-from ptm_ray.errors import ConfigError
+from ptm_ray.config.files import read_environment
+from ptm_ray.errors import ConfigError, readable
 
 ABOUT = """Runs a command on a Ray cluster: the words after -- are those of ptm-ray, as on a laptop. Shows what the job
 prints and ends with its exit code. The code of this package and the working directory travel with the job; paths in the
@@ -36,7 +36,7 @@ class Submit:
     working_dir: Annotated[Path, SaysDefault] = Path()
     """Folder that is copied to the cluster and that the command runs in, at most 500 MiB (default: this one)."""
     runtime_env: Annotated[Path | None, SaysDefault] = None
-    """More of Ray's runtime environment, such as env_vars, from a TOML or JSON file (default: none)."""
+    """More of Ray's runtime environment, such as env_vars, from a YAML, TOML or JSON file (default: none)."""
     python: str = "python"
     """Python on the cluster's machines, by name or path."""
     no_wait: Switch = False
@@ -50,12 +50,13 @@ def main(argv: Sequence[str]) -> None:
     asked = parse(Submit, words[: words.index("--")] if "--" in words else words, Submit(), "submit", ABOUT)
     if not command:
         raise ConfigError("nothing to submit; put a command of ptm-ray after --, such as -- distill --data cellphantom")
-    if not asked.working_dir.is_dir():
-        raise ConfigError(f"no folder {asked.working_dir}; check --working-dir")
+    with readable(asked.working_dir, ConfigError):
+        if not asked.working_dir.is_dir():
+            raise ConfigError(f"no folder {asked.working_dir}; check --working-dir")
     lacking = [flag for flag in ("--out", "--experts-dir") if command[0] in WRITING and value_of(command, flag) is None]
     if lacking:
         print(f"ptm-ray: without {' and '.join(lacking)} {LOST_WITH_THE_JOB}", file=sys.stderr)
-    environment = read_table(asked.runtime_env) if asked.runtime_env else {}
+    environment = read_environment(asked.runtime_env) if asked.runtime_env else {}
     from ptm_ray.orchestrate.jobs import Cluster
 
     cluster = Cluster(asked.address)

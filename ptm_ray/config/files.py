@@ -2,24 +2,45 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ptm_ray.config.base import merge
 from ptm_ray.config.models import DistillConfig
 from ptm_ray.config.presets import METHODS
-from ptm_ray.errors import ConfigError, did_you_mean, first_line
+from ptm_ray.errors import ConfigError, did_you_mean, first_line, readable
 
 
 def read_table(path: Path) -> dict[str, Any]:
     """A TOML or JSON file as a dict. Raises `ConfigError` where there is none or it doesn't parse."""
-    if not path.is_file():
-        raise ConfigError(f"no settings file {path}; check its name, or leave it out for the defaults")
+    return _parsed(path, json.loads if path.suffix == ".json" else tomllib.loads)
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """Ray's runtime environment from a file: YAML, as Ray's own tools take it, TOML or JSON. Raises `ConfigError`."""
+    if path.suffix not in (".yaml", ".yml"):
+        return read_table(path)
+    # Not for settings, where YAML would take 1e-3 for a word.
+    import yaml
+
+    def parse(text: str) -> Any:
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(" ".join(str(error).split())) from error
+
+    return _parsed(path, parse)
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    with readable(path, ConfigError):
+        if not path.is_file():
+            raise ConfigError(f"no settings file {path}; check its name, or leave it out for the defaults")
+        held = path.read_bytes()
     try:
-        text = path.read_text()
-        table: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        table: dict[str, Any] = parse(held.decode())
+    except ValueError as error:
         raise ConfigError(f"{path} does not parse ({first_line(error)}); mend it there") from None
     if not isinstance(table, dict):
         raise ConfigError(f"{path} holds a {type(table).__name__}, no settings; write them as a table of names")

@@ -289,11 +289,13 @@ def _lacking(split: Split, dataset: MedicalDataset) -> list[str]:
 def _notes(dataset: MedicalDataset) -> list[str]:
     """What makes scores on validation and test images say less than they seem to."""
     notes = []
-    for part, split in (("val", dataset.val), ("test", dataset.test)):
+    training, validation = ("training", dataset.train), ("validation", dataset.val)
+    for part, split, others in (("val", dataset.val, [training]), ("test", dataset.test, [training, validation])):
         lacking = _lacking(split, dataset)
         if lacking:
             notes.append(f"{part} has no image of {', '.join(lacking)}, which no score on it speaks of")
-        copies = int(split.stand_in(dataset.train).sum())
-        if copies:
-            notes.append(f"{copies} of {len(split)} {part} images are training images too")
+        for word, other in others:
+            copies = int(split.stand_in(other).sum())
+            if copies:
+                notes.append(f"{copies} of {len(split)} {part} images are {word} images too")
     return notes

@@ -1,8 +1,9 @@
 """A folder of class folders of PNG, JPEG or TIFF; optionally train, val and test folders above them."""
 
 import io
+import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,13 +87,24 @@ def _files(top: Path, names: Sequence[str], part: str) -> list[tuple[Path, int]]
         raise DataError(f"{top} has class folder {unknown[0]!r}, which train lacks")
     listing = []
     for label, name in enumerate(names):
-        found = sorted(path for path in (top / name).rglob("*") if path.is_file() and not _hidden(path, top))
+        found = sorted(path for path in _below(top / name) if path.is_file() and not _hidden(path, top))
         if part == "train" and not any(path.suffix.lower() in ENDINGS for path in found):
             raise DataError(f"class {name!r} has no image in {top / name}; expected PNG, JPEG or TIFF files")
         listing += [(path, label) for path in found]
     if not any(path.suffix.lower() in ENDINGS for path, _ in listing):
         raise DataError(f"{top} has no image; expected PNG, JPEG or TIFF files in its class folders")
     return listing
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files, hidden folders left out; `rglob` would leave out those that may not be read, without a word."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for above, folders, names in os.walk(folder, onerror=stop):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(above, name) for name in names)
 
 
 def _hidden(path: Path, top: Path) -> bool:
@@ -109,7 +121,10 @@ def decode(source: Path | io.BytesIO, where: str) -> Image.Image:
         with Image.open(source) as image:
             _check_whole(image, where)
             image.load()
-            return _plain(ImageOps.exif_transpose(image), where)
+            # TIFF's WhiteIsZero, which Pillow turns about for eight bits and leaves as it is for more.
+            negative = image.mode in DEEP and getattr(image, "tag_v2", {}).get(262) == 0
+            plain = _plain(ImageOps.exif_transpose(image), where)
+            return ImageOps.invert(plain) if negative else plain
     except UnidentifiedImageError as error:
         raise DataError(f"{where} is no PNG, JPEG or TIFF image; mend or remove it") from error
     except UNREADABLE as error:

@@ -7,7 +7,7 @@ from ptm_ray.data.dataset import MedicalDataset, Source, Split, check, check_lab
 from ptm_ray.data.npz import read_npz
 from ptm_ray.data.phantom import cellphantom
 from ptm_ray.data.splits import complete
-from ptm_ray.errors import DataError, did_you_mean
+from ptm_ray.errors import DataError, did_you_mean, readable
 
 #: The embedded dataset's name.
 CELLPHANTOM = "cellphantom"
@@ -26,7 +26,7 @@ def load_dataset(data: str | Path, *, size: int | None = None, data_root: str | 
     if str(data) == CELLPHANTOM:
         dataset = cellphantom()
     else:
-        dataset = complete(_read(str(data), size, Path(data_root) if data_root else None))
+        dataset = complete(_source(str(data), size, Path(data_root) if data_root else None))
     if size is not None and dataset.resolution != size:
         raise DataError(f"{data} has {dataset.resolution} pixels a side and no other size, not {size}; leave size out")
     return check(dataset)
@@ -42,10 +42,15 @@ def load_training_images(path: Path, size: int | None = None) -> tuple[Split, tu
 
     Made for sets that others distilled.
     """
-    source = _read(str(path), size, None)
+    source = _source(str(path), size, None)
     train = source.splits["train"]
     check_labels(train, source.class_names, f"{source.name}: train")
     return train, source.class_names
+
+
+def _source(text: str, size: int | None, root: Path | None) -> Source:
+    with readable(text, DataError):
+        return _read(text, size, root)
 
 
 def _read(text: str, size: int | None, root: Path | None) -> Source:
@@ -68,6 +73,8 @@ def _read(text: str, size: int | None, root: Path | None) -> Source:
 
 
 def _read_file(path: Path, size: int | None) -> Source:
+    # What may not be read would be taken for no npz.
+    path.open("rb").close()
     if path.suffix == ".npz":
         return read_npz(path, **_known(path))
     if path.suffix in table.ENDINGS:

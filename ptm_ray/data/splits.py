@@ -113,10 +113,10 @@ def complete(source: Source) -> MedicalDataset:
         splits[part], splits["train"] = (Split(train.images[of], train.labels[of]) for of in (chosen, ~chosen))
         how = f"about {word}, stratified, whole patients" if whole else f"{word}, stratified"
         notes.append(f"no {named} split was given: {len(splits[part])} images ({how}) were cut from train")
-    for part in ("val", "test"):
-        both = len(np.intersect1d(patients.get(part, []), patients.get("train", [])))
+    for part, other in (("val", "train"), ("test", "train"), ("test", "val")):
+        both = len(np.intersect1d(patients.get(part, []), patients.get(other, [])))
         if both:
-            notes.append(f"{both} patients of {part} are patients of train too: scores on it flatter")
+            notes.append(f"{both} patients of {part} are patients of {other} too: scores on it flatter")
     return MedicalDataset(
         name=source.name,
         train=splits["train"],

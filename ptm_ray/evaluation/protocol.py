@@ -67,8 +67,22 @@ def train_and_predict(
     return [predict(network, one, images) for one in trained]
 
 
+def repetitions(results: Sequence[tuple[Job, dict[str, float]]]) -> list[dict[str, float]]:
+    """One row of metrics for each draw of one kind's sets, or for each seed where there is one draw: the mean over all
+    networks that share it.
+
+    Networks trained on one draw share its images, and those of one seed stand in for the same repetition, so that
+    neither are rows of their own. `results` has a job of a single seed for every network.
+    """
+    drawn = len({job.draw for job, _ in results}) > 1
+    sharing: dict[int, list[dict[str, float]]] = {}
+    for job, metrics in results:
+        sharing.setdefault(job.draw if drawn else job.seeds[0], []).append(metrics)
+    return [{name: statistics.fmean(row[name] for row in rows) for name in rows[0]} for rows in sharing.values()]
+
+
 def summarise(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float | int]]:
-    """Metric → mean, standard deviation, 95 % interval of the mean (Student's t) and number of networks."""
+    """Metric → mean, standard deviation, 95 % interval of the mean (Student's t) and number of rows."""
     return {name: summary([row[name] for row in rows]) for name in rows[0]}
 
 

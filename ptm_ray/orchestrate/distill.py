@@ -4,8 +4,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
@@ -16,7 +16,7 @@ from ptm_ray.config import DistillConfig
 from ptm_ray.data import MedicalDataset
 from ptm_ray.errors import ConfigError, WorkerFailed
 from ptm_ray.evaluation.metrics import load_ahead, score
-from ptm_ray.evaluation.protocol import Kind, jobs
+from ptm_ray.evaluation.protocol import Job, Kind, jobs
 from ptm_ray.orchestrate import evaluators
 from ptm_ray.orchestrate.buffer import TrajectoryBuffer
 from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
@@ -137,16 +137,15 @@ def _experts(
     problem: Problem, crew: Crew, root: Place, folder: RunFolder, watcher: Watcher
 ) -> tuple[TrajectoryBuffer, float]:
     """`experts_with_progress`, and the seconds that it took in all calls of the run in `folder`."""
-    folder.place.pull(COST)
-    path = folder.root / COST
-    before: float = json.loads(path.read_text())["experts_s"] if path.is_file() else 0.0
+    held = folder.place.read(COST)
+    before: float = 0.0 if held is None else json.loads(held)["experts_s"]
     started = time.monotonic()
     try:
         buffer = experts_with_progress(problem, crew, root, watcher)
     finally:
         # Where it was interrupted too: the experts that were finished are kept.
         seconds = before + time.monotonic() - started
-        atomic.write_text(path, json.dumps({"experts_s": seconds}))
+        atomic.write_text(folder.root / COST, json.dumps({"experts_s": seconds}))
         folder.place.push(COST)
     return buffer, seconds
 
@@ -233,7 +232,8 @@ def _evaluation(
     synthetic: tuple[np.ndarray, np.ndarray],
     kinds: Sequence[Kind],
     watcher: Watcher,
-) -> list[Any]:
+) -> list[tuple[Job, dict[str, float]]]:
+    """What every network scores, by a job of its seed alone."""
     settings = problem.config.evaluation
     # A GPU trains all networks of a set side by side; on CPUs each is a job, so that none is idle while there are some.
     together = settings.seeds if crew.gpus else 1
@@ -245,4 +245,8 @@ def _evaluation(
     load_ahead()
     found = evaluators.predict(crew, todo, synthetic, problem.config.ipc, show)
     labels = torch.tensor(problem.dataset.test.labels)
-    return [(job, score(torch.tensor(shares), labels)) for job in todo for shares in found[job]]
+    return [
+        (replace(job, seeds=(seed,)), score(torch.tensor(shares), labels))
+        for job in todo
+        for seed, shares in zip(job.seeds, found[job], strict=True)
+    ]

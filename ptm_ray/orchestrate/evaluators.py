@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from ptm_ray.errors import WorkerFailed
-from ptm_ray.evaluation.protocol import Job, summarise
+from ptm_ray.evaluation.protocol import Job, repetitions, summarise
 from ptm_ray.evaluation.train import Training
 from ptm_ray.orchestrate.crew import TRIES, Crew, cause_of
 from ptm_ray.orchestrate.workers import LEGS, LOST, Arrays
@@ -135,9 +135,12 @@ def predict(
 
 
 def by_kind(results: Sequence[tuple[Job, dict[str, float]]]) -> Scores:
-    """Set kind → metric → summary, over networks of all architectures, draws and seeds."""
+    """Set kind → metric → summary over draws, or over seeds where there is one draw, each the mean of its networks.
+
+    `results` has a job of a single seed for every network.
+    """
     kinds = dict.fromkeys(job.kind for job, _ in results)
-    return {kind: summarise([metrics for job, metrics in results if job.kind == kind]) for kind in kinds}
+    return {kind: summarise(repetitions([pair for pair in results if pair[0].kind == kind])) for kind in kinds}
 
 
 def by_network(results: Sequence[tuple[Job, dict[str, float]]]) -> dict[str, Scores]:

@@ -15,7 +15,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobInfo, JobStatus, JobSubmissionClient
 
 import ptm_ray
-from ptm_ray.errors import WorkerFailed, first_line
+from ptm_ray.errors import ConfigError, WorkerFailed, first_line
 
 #: Seconds that a cluster which has just started may take until it accepts jobs: its head answers before its agent does.
 ACCEPT_LIMIT_S = 60.0
@@ -60,12 +60,16 @@ class Cluster:
         """Hands over `ptm-ray WORDS`, to be run in a copy of `working_dir`; returns the job's name.
 
         This very package travels with the job, so that the cluster needs its dependencies alone. `environment`: Ray's
-        runtime environment beside that, such as `env_vars`. `python`: the cluster's, by its name or path there.
+        runtime environment beside that, such as `env_vars`; its `excludes` and `py_modules` come to ours. `python`: the
+        cluster's, by its name or path there.
         """
-        own = dict(environment or {})
-        excludes = [*EXCLUDED, *own.pop("excludes", [])]
-        package = str(Path(ptm_ray.__file__).parent)
-        runtime_env = {"working_dir": str(working_dir), "py_modules": [package], "excludes": excludes, **own}
+        ours = {"excludes": list(EXCLUDED), "py_modules": [str(Path(ptm_ray.__file__).parent)]}
+        runtime_env = {"working_dir": str(working_dir), **(environment or {})}
+        for name, listed in ours.items():
+            own = runtime_env.get(name, [])
+            if not isinstance(own, list):
+                raise ConfigError(f"{name} of the runtime environment is {own!r}; give a list")
+            runtime_env[name] = [*listed, *own]
         entrypoint = shlex.join([python, "-m", "ptm_ray", *words])
         deadline = time.monotonic() + ACCEPT_LIMIT_S
         while True:

@@ -70,9 +70,10 @@ trajectory-matched sets (arXiv 2206.00240 and its refutation 2209.14987; 2502.12
 
 ## How well networks train on it
 
-Test split, percent, mean ± standard deviation over networks; every row by one recipe ({evaluation["steps"]} update
-steps of SGD with momentum; full data {evaluation["full_steps"]}). Which outer step's set was kept was decided on the
-validation split; the test split decided nothing.
+Test split, percent, mean ± standard deviation over the networks' seeds (of random real images: over draws, each the
+mean of its networks); every row by one recipe ({evaluation["steps"]} update steps of SGD with momentum; full data
+{evaluation["full_steps"]}). Which outer step's set was kept was decided on the validation split; the test split decided
+nothing.
 
 {markdown(scores)}
 

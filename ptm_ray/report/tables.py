@@ -28,8 +28,9 @@ def plain(name: str) -> str:
 
 
 def cell(summary: dict[str, float | int]) -> str:
-    """Mean ± standard deviation, in percent."""
-    return f"{100 * summary['mean']:.1f} ± {100 * summary['std']:.1f}"
+    """Mean ± standard deviation, in percent; the mean alone where there is one value, which has no deviation."""
+    mean = f"{100 * summary['mean']:.1f}"
+    return mean if summary["n"] < 2 else f"{mean} ± {100 * summary['std']:.1f}"
 
 
 def score_rows(scores: dict[str, Any]) -> list[list[str]]:

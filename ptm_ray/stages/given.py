@@ -16,7 +16,7 @@ from ptm_ray.core.synthetic import Synthetic
 from ptm_ray.core.whitening import Whitening
 from ptm_ray.data import MedicalDataset
 from ptm_ray.data.load import load_training_images
-from ptm_ray.errors import DataError
+from ptm_ray.errors import DataError, readable
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet, place_of_set
 from ptm_ray.store.places import Place
@@ -86,12 +86,13 @@ def find_set(where: str | Path) -> SyntheticSet | Path:
     found = place_of_set(where)
     if found is not None:
         return SyntheticSet.load(found)
-    place, path = Place.of(where), Path(where).expanduser()
+    place = Place.of(where)
     if place.url is not None:
         raise DataError(f"no synthetic set {place}; give the URL of a set of ours, or of its run")
-    if not path.exists():
-        raise DataError(f"no synthetic set {path}; give the folder of a set, or an npz, folder or table of images")
-    return path
+    with readable(place, DataError):
+        if not place.local.exists():
+            raise DataError(f"no synthetic set {place}; give the folder of a set, or an npz, folder or table of images")
+    return place.local
 
 
 def as_given(made: SyntheticSet | Path, dataset: MedicalDataset, config: DistillConfig) -> GivenSet:

@@ -144,8 +144,7 @@ def place_of_set(where: str | Path) -> Place | None:
     """Where our set lies: there, or in the run that is there."""
     place = Place.of(where)
     for folder in (place, place / "set"):
-        folder.pull(RECIPE)
-        if (folder.local / RECIPE).is_file():
+        if folder.has(RECIPE):
             return folder
     return None
 

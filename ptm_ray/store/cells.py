@@ -105,18 +105,14 @@ class CellTable:
         return held
 
     def _read_experts(self) -> dict[str, float | dict[str, float]]:
-        self._place.pull(EXPERTS)
-        path = self._place.local / EXPERTS
-        found: dict[str, float | dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}
+        found: dict[str, float | dict[str, float]] = json.loads(self._place.read(EXPERTS) or "{}")
         return found
 
     def _read(self) -> dict[Key, list[Row]]:
-        self._place.pull(TABLE)
-        path = self._place.local / TABLE
-        if not path.is_file():
+        if not self._place.has(TABLE):
             return {}
         try:
-            rows: list[Row] = pq.read_table(path, schema=SCHEMA).to_pylist()
+            rows: list[Row] = pq.read_table(self._place.local / TABLE, schema=SCHEMA).to_pylist()
         except (pa.ArrowInvalid, OSError) as error:
             raise StoreError(f"{self._place / TABLE} is no table of a benchmark ({error}); move it away") from None
         cells: dict[Key, list[Row]] = {}

@@ -72,27 +72,26 @@ class RunFolder:
 
     def _holder(self) -> dict[str, Any] | None:
         """The identity of the run that the folder belongs to; None where there is none yet."""
-        self.place.pull(self._own.name)
-        if not self._own.is_file():
+        return self._read(self._own)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """What a file of JSON in this folder says; None where it is not there."""
+        text = self.place.read(path.name)
+        if text is None:
             return None
         try:
-            held: dict[str, Any] = json.loads(self._own.read_text())
+            held: dict[str, Any] = json.loads(text)
         except ValueError:
-            raise StoreError(f"{self.place / self._own.name} is damaged; choose another --out, or remove it") from None
+            raise StoreError(f"{self.place / path.name} is damaged; choose another --out, or remove it") from None
         return held
 
     def load_result(self) -> dict[str, Any] | None:
         """Scores, cost and history of the run where it has come to an end before; else None."""
-        if not self.result_path.is_file():
-            return None
-        result: dict[str, Any] = json.loads(self.result_path.read_text())
-        return result
+        return self._read(self.result_path)
 
     def finished(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Identity and result of a run that has come to its end. Raises `StoreError` where the folder holds none."""
-        held = self._holder()
-        self.place.pull(self.result_path.name)
-        result = self.load_result()
+        held, result = self._holder(), self.load_result()
         if held is None or result is None:
             raise StoreError(f"{self.place} holds no finished run; give the folder that `ptm-ray distill` wrote to")
         return held, result
@@ -126,8 +125,7 @@ class RunFolder:
 
         Its tensors are put on `device`.
         """
-        self.place.pull(self.checkpoint_path.name)
-        if not self.checkpoint_path.is_file():
+        if not self.place.has(self.checkpoint_path.name):
             return None
         try:
             state: dict[str, Any] = torch.load(self.checkpoint_path, weights_only=True)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from ptm_ray.errors import StoreError, first_line
+from ptm_ray.errors import StoreError, first_line, readable
 from ptm_ray.store import atomic
 
 
@@ -85,10 +85,24 @@ class Place:
     def is_empty(self) -> bool:
         """Whether nothing lies there; so is a folder that is not there."""
         if self.url is None:
-            return not self.local.is_dir() or not any(self.local.iterdir())
+            with readable(self, StoreError):
+                return not self.local.is_dir() or not any(self.local.iterdir())
         filesystem, path = self._filesystem
         with self._answering("read"):
             return not filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+
+    def has(self, name: str) -> bool:
+        """Whether this file is there; it is then here too."""
+        self.pull(name)
+        with readable(self, StoreError):
+            return (self.local / name).is_file()
+
+    def read(self, name: str) -> bytes | None:
+        """What this file holds; None where it is not there."""
+        if not self.has(name):
+            return None
+        with readable(self, StoreError):
+            return (self.local / name).read_bytes()
 
     def pull(self, *names: str) -> None:
         """Brings those of these files here that are there; a copy here of one that isn't is removed."""

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from ptm_ray.core.trajectory import Trajectory
-from ptm_ray.errors import StoreError
+from ptm_ray.errors import StoreError, readable
 from ptm_ray.store import atomic
 from ptm_ray.store.places import Place
 
@@ -62,9 +62,10 @@ class TrajectoryStore:
     def there(self, expert: int) -> bool:
         """Whether the expert's file is there; brings it and its checksum here from elsewhere."""
         path = self.path(expert)
-        if not (path.exists() and _digest_path(path).exists()):
-            self.place.pull(path.name, _digest_path(path).name)
-        return path.exists()
+        with readable(self.place, StoreError):
+            if not (path.exists() and _digest_path(path).exists()):
+                self.place.pull(path.name, _digest_path(path).name)
+            return path.exists()
 
     def write(self, trajectory: Trajectory) -> None:
         """Puts an expert's file in its place, then its checksum."""
@@ -94,7 +95,9 @@ class TrajectoryStore:
             raise StoreError(f"no {path.name} in {self.place}; train it by `ptm-ray experts`")
         if not _digest_path(path).exists():
             raise StoreError(f"{path} has no checksum beside it; it will be trained again")
-        if _digest_path(path).read_text().split()[:1] != [_sha256(path)]:
+        with readable(path, StoreError):
+            known, found = _digest_path(path).read_text().split()[:1], _sha256(path)
+        if known != [found]:
             raise StoreError(f"{path} does not have the checksum it was written with; it will be trained again")
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()

@@ -133,6 +133,18 @@ def test_the_launcher_s_file_is_accepted_by_the_ray_installed_here():
     assert all(sender["CidrIp"] != "0.0.0.0/0" for rule in ports for sender in rule["IpRanges"])
 
 
+def test_machines_with_gpus_run_the_image_that_was_built_for_them():
+    built = (CLUSTER / "Dockerfile").read_text()
+    asked = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
+    groups = {group["groupName"]: group for group in cluster_spec("raycluster")["workerGroupSpecs"]}
+    (container,) = groups["gpu"]["template"]["spec"]["containers"]
+    types = asked["available_node_types"]
+    assert {types["gpu"]["docker"]["worker_image"], container["image"]} == {f"{asked['docker']['image']}-gpu"}
+    assert f"-t {container['image']} " in built
+    assert f"-t {asked['docker']['image']} ." in built
+    assert types["gpu"]["node_config"]["ImageId"] != types["cpu"]["node_config"]["ImageId"]
+
+
 def test_commands_for_many_machines_keep_experts_where_all_of_them_see_them():
     texts = [path.read_text() for path in CLUSTER.rglob("*") if path.is_file()]
     assert sum(text.count("--out /shared/") for text in texts) > 4

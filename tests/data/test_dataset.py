@@ -174,7 +174,7 @@ def test_splits_and_classes_that_do_not_fit_together_are_refused(changes, words)
         check(dataset(**changes))
 
 
-def test_images_that_stand_in_train_too_and_classes_that_lack_images_are_noted():
+def test_images_that_stand_in_two_splits_and_classes_that_lack_images_are_noted():
     whole = dataset()
     # Under whatever label.
     known = Split(np.concatenate([whole.test.images[:4], whole.train.images[2:4]]), np.zeros(6, np.int64))
@@ -185,6 +185,8 @@ def test_images_that_stand_in_train_too_and_classes_that_lack_images_are_noted()
         "2 of 6 test images are training images too",
     )
     assert check(replace(whole, val=whole.train)).notes == ("6 of 6 val images are training images too",)
+    seen_twice = Split(np.concatenate([whole.test.images[:5], whole.val.images[:1]]), whole.test.labels)
+    assert check(replace(whole, test=seen_twice)).notes == ("1 of 6 test images are validation images too",)
 
 
 def test_a_print_is_of_all_of_an_image_and_of_nothing_else():

@@ -111,6 +111,23 @@ def test_16_bit_tiff_is_scaled_by_its_own_range(tmp_path, order):
     assert "own range" in dataset.notes[0]
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_tiff_whose_zero_is_white_looks_alike_in_8_and_16_bits(tmp_path, compression):
+    shown = picture(8, colour=False)
+    shown[0, :2] = 0, 255
+
+    def read(name, image):
+        (tmp_path / name).mkdir()
+        white_is_zero = {"tiffinfo": {262: 0}, "compression": compression}
+        return one_picture(tmp_path / name, lambda folder: image.save(folder / "!.tif", **white_is_zero))
+
+    # Pillow itself turns the eight bits about as it writes.
+    eight = read("eight", Image.fromarray(shown))
+    sixteen = read("sixteen", Image.fromarray(np.uint16(65535) - shown.astype(np.uint16) * 257))
+    assert np.array_equal(eight[..., 0], shown)
+    assert np.array_equal(sixteen, eight)
+
+
 def test_one_coloured_picture_makes_the_set_coloured(tmp_path):
     write_classes(tmp_path, {"a": 4, "b": 4}, colour=False, side=8)
     assert load_dataset(tmp_path, size=8).channels == 1

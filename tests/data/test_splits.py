@@ -143,6 +143,12 @@ def test_patients_of_two_splits_are_counted():
     patients = {"train": np.arange(27), "val": np.arange(100, 127), "test": np.arange(24, 51)}
     dataset = made_of(patients, train=whole, val=whole, test=whole)
     assert dataset.notes == ("before", "3 patients of test are patients of train too: scores on it flatter")
+    # What is kept is decided on val.
+    patients["val"] = np.arange(49, 76)
+    assert made_of(patients, train=whole, val=whole, test=whole).notes[1:] == (
+        "3 patients of test are patients of train too: scores on it flatter",
+        "2 patients of test are patients of val too: scores on it flatter",
+    )
 
 
 def test_a_class_of_one_patient_is_named():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ptm_ray.evaluation.metrics import NAMES, score
-from ptm_ray.evaluation.protocol import jobs, summarise
+from ptm_ray.evaluation.protocol import Job, jobs, repetitions, summarise
 from tests.reference.metrics import score_by_loops
 
 
@@ -86,6 +86,37 @@ def test_the_interval_holds_95_percent_of_students_distribution(freedom):
 
 def test_one_network_has_no_interval():
     assert summarise([{"auc": 0.7, "accuracy": 0.5}])["auc"] == {"mean": 0.7, "std": 0.0, "n": 1}
+
+
+def of(kind, scores):
+    """What each network scores: by draw, architecture and seed."""
+    return [
+        (Job(kind, draw, name, (seed,)), {"auc": value})
+        for draw, name, values in scores
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_networks_of_one_draw_are_one_finding_as_they_share_its_images():
+    scores = of("random", [(0, "convnet", (0.60, 0.62, 0.64)), (1, "convnet", (0.70, 0.72, 0.74))])
+    found = summarise(repetitions(scores))["auc"]
+    # Of 0.62 and 0.72: deviation 0.1 / √2; 12.706 is Student's for one degree of freedom, 0.05 the error of the mean.
+    assert found["mean"] == pytest.approx(0.67)
+    assert found["std"] == pytest.approx(0.1 / math.sqrt(2))
+    assert (found["low"], found["high"]) == pytest.approx((0.67 - 12.706 * 0.05, 0.67 + 12.706 * 0.05), abs=1e-4)
+    assert found["n"] == 2
+
+
+def test_architectures_are_averaged_before_seeds_and_draws_are_compared():
+    # Far apart from each other, and each nearly the same for all seeds.
+    scores = of("synthetic", [(0, "convnet", (0.80, 0.82)), (0, "vit", (0.50, 0.52))])
+    assert [row["auc"] for row in repetitions(scores)] == pytest.approx([0.65, 0.67])
+    drawn = of(
+        "random", [(0, "convnet", (0.8, 0.7)), (0, "vit", (0.4, 0.5)), (1, "convnet", (0.7,)), (1, "vit", (0.6,))]
+    )
+    assert [row["auc"] for row in repetitions(drawn)] == pytest.approx([0.6, 0.65])
+    alone = summarise(repetitions(of("full", [(0, "convnet", (0.8,)), (0, "vit", (0.6,))])))["auc"]
+    assert alone == {"mean": pytest.approx(0.7), "std": 0.0, "n": 1}
 
 
 def test_jobs_are_every_network_and_seed_and_random_images_are_drawn_anew():

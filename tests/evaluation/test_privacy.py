@@ -64,7 +64,7 @@ def test_the_interval_of_an_auc_holds_what_it_is_drawn_from_in_19_of_20():
     # Exponentials of rates 1 and 3: the first is larger with chance 3 / 4.
     pairs = [(draw.exponential(1, 20), draw.exponential(1 / 3, 25)) for _ in range(400)]
     limits = [privacy.auc_interval(privacy.auc(*pair), 20, 25) for pair in pairs]
-    # A binomial of 400 tries with chance 0.95 stays within 365 and 394 with chance 0.997.
+    # A binomial of 400 tries with chance 0.95 stays within 365 and 396 with chance 0.9994.
     assert 365 <= sum(low <= 0.75 <= high for low, high in limits) <= 396
 
 

@@ -87,6 +87,23 @@ def test_the_helper_shows_what_the_job_prints_and_ends_as_it_does(ray_cluster, t
     assert "did you mean 'pneumoniamnist'" in out
 
 
+def test_modules_of_ones_own_travel_beside_the_package(ray_cluster, tmp_path):
+    """Told in YAML, as Ray's own tools take it; all that the job runs is a look at what it was given."""
+    for folder in ("work", "mine"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "mine" / "__init__.py").touch()
+    own = {"py_modules": [str(tmp_path / "mine")], "env_vars": {"SAID": "as told"}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    look = "import mine, os, ptm_ray; print(mine.__file__, ptm_ray.__file__, os.environ['SAID'], sep='|')"
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{look}"\n')
+    (tmp_path / "python").chmod(0o755)
+    words = ("--python", str(tmp_path / "python"), "--runtime-env", str(tmp_path / "own.yaml"), "--", "doctor")
+    out, err = ptm_submit(ray_cluster, *words, cwd=tmp_path / "work").communicate(timeout=120)
+    *files, said = out.strip().splitlines()[-1].split("|")
+    assert said == "as told", err
+    assert all("py_modules" in file for file in files)
+
+
 def test_interrupting_the_helper_leaves_the_job_which_can_be_stopped(ray_cluster, tmp_path, wait_until):
     words = ("distill", "--data", "cellphantom", "--ipc", "1", "--out", str(tmp_path / "run"), "--workers", "1")
     watching = ptm_submit(ray_cluster, "--", *words, "--experts-dir", str(tmp_path / "experts"), cwd=tmp_path)
@@ -177,8 +194,20 @@ def test_a_job_whose_log_breaks_off_goes_on_and_is_found_again_by_what_is_said(r
 
 
 @pytest.mark.parametrize(
-    ("argv", "words"), [([], "nothing to submit"), (["--working-dir", "nowhere", "--", "doctor"], "no folder nowhere")]
+    ("argv", "words"),
+    [
+        ([], "nothing to submit"),
+        (["--working-dir", "nowhere", "--", "doctor"], "no folder nowhere"),
+        (
+            ["--runtime-env", "odd.yaml", "--", "doctor"],
+            r"odd\.yaml does not parse \(while .*\); mend it there",
+        ),
+        (["--runtime-env", "list.yml", "--", "doctor"], r"list\.yml holds a list"),
+    ],
 )
-def test_a_submission_of_nothing_is_refused(argv, words):
+def test_a_submission_of_nothing_is_refused(argv, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd.yaml").write_text("pip: [")
+    (tmp_path / "list.yml").write_text("- pip")
     with pytest.raises(ConfigError, match=words):
         submit_command.main(argv)

@@ -111,7 +111,7 @@ def page_of_run(folder, names):
     train = Split(data.train.images, np.arange(len(data.train)) % len(names))
     named = dataclasses.replace(data, name=names[0], class_names=names, train=train)
     metrics = [*COLUMNS, *(f"recall_{label}" for label in range(len(names)))]
-    scored = {metric: {"mean": 0.5, "std": 0.1} for metric in metrics}
+    scored = {metric: {"mean": 0.5, "std": 0.1, "n": 3} for metric in metrics}
     ran = {"rows": [], "validation": [], "cycles": [], "kept_outer_step": 0, "cost": dict.fromkeys(COSTS, 1.0)}
     write_report(folder, finished("a", named), {"scores": {"synthetic": scored}, **ran})
     written = (folder.root / "report.html").read_text()

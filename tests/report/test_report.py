@@ -53,6 +53,8 @@ def test_scores_are_percent_with_their_spread():
     assert len(lines) == 5
     assert lines[2].startswith("| synthetic | 81.3 ± 2.5 |")
     assert "| malignant | 81.3 ± 2.5 |" in recalls(SCORES, NAMES)
+    alone = {**SUMMARY, "std": 0.0, "n": 1}
+    assert markdown({"full": dict.fromkeys(METRICS, alone)}).splitlines()[2].startswith("| full data | 81.3 | 81.3 |")
 
 
 @pytest.mark.parametrize("soft", [False, True])
