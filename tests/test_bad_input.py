@@ -12,6 +12,7 @@ import pytest
 
 from ptm_ray import api
 from ptm_ray.cli import submit
+from ptm_ray.config.files import read_table
 from ptm_ray.data.load import load_dataset
 from ptm_ray.errors import ConfigError, DataError, NotEnoughImages, PtmError, StoreError
 from ptm_ray.store.cells import CellTable
@@ -165,6 +166,10 @@ def refused_by(make, asked, folder, kind, words, **settings):
         make(asked, experts_dir=folder / "experts", **settings)
     assert ray.is_initialized() == other_tests_ray
     assert not (folder / "experts").exists()
+    check_message(caught, kind, words)
+
+
+def check_message(caught, kind, words):
     message = str(caught.value)
     assert caught.type is kind
     assert "\n" not in message

@@ -99,9 +99,10 @@ def as_given(made: SyntheticSet | Path, dataset: MedicalDataset, config: Distill
     """A set, to be scored on this dataset. Raises `DataError` where classes or shapes don't agree."""
     if isinstance(made, SyntheticSet):
         names, images = tuple(made.class_names), made.images
-        whitening, probabilities, rates = made.whitening, made.probabilities, made.recipe["inner_lr"]
+        whitening, probabilities, rates = made.whitening, made.probabilities, made.recipe.get("inner_lr") or {}
         # Of segments that begin half way along: rates are learned on a logarithmic scale.
-        inner_lr = None if rates is None else math.sqrt(rates["random_first"] * rates["random_last"])
+        ends = [rates[name] for name in ("random_first", "random_last") if name in rates]
+        inner_lr = math.sqrt(math.prod(ends)) if len(ends) == 2 else None
     else:
         # Pictures of any size become as large as those that networks are tested on.
         split, names = load_training_images(made, dataset.resolution)
