@@ -157,8 +157,8 @@ def made_by(bench: Bench) -> list[str]:
     said = []
     codes, processors = bench.made_by("code"), [name for name in bench.made_by("processor") if name is not None]
     if states := sum(code is not None for code in codes):
-        kinds = f"{counted(len(processors), 'kind')} of processor ({'; '.join(processors)})"
-        said.append(f"Rows are of {counted(states, 'state')} of the code, on {kinds}.")
+        kinds = f", on {counted(len(processors), 'kind')} of processor ({'; '.join(processors)})" if processors else ""
+        said.append(f"Rows are of {counted(states, 'state')} of the code{kinds}.")
         said += ["Of some rows it was not noted."] if None in codes else []
     if bench.outdated:
         runs = f"{counted(len(bench.outdated), 'run')} {'is' if len(bench.outdated) == 1 else 'are'}"

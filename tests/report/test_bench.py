@@ -382,6 +382,7 @@ def test_what_made_the_rows_is_said_and_which_are_of_other_settings():
     assert "of the code" not in report(rows)
     own = [r | {"code": "c1", "processor": "fast"} for r in rows]
     assert "Rows are of 1 state of the code, on 1 kind of processor (fast)." in report(own)
+    assert "Rows are of 1 state of the code. " in report([r | {"code": "c1"} for r in rows[:-1]] + rows[-1:])
     mixed = [r | {"code": "c2", "processor": "slow"} if r["method"] == "mtt" else r for r in own]
     assert "Rows are of 2 states of the code, on 2 kinds of processor (fast; slow)." in report(mixed)
     assert "Of some rows it was not noted." in report([*mixed, row("datm", "blood", 1, 0.5)])
