@@ -9,6 +9,7 @@ from typing import Annotated
 
 import ptm_ray as ptm
 from ptm_ray.cli.flags import SaysDefault, Settings, Where, base_config, parse
+from ptm_ray.config import DistillConfig
 from ptm_ray.errors import ConfigError
 
 ABOUT = """Real images in, an evaluated and shareable synthetic set out.
@@ -31,6 +32,11 @@ class Distill(Where):
     budget_minutes: Annotated[float | None, SaysDefault] = None
     """Wall time of the distillation itself, after the experts (default: until all outer steps are done)."""
     settings: Settings = None  # type: ignore[assignment]
+
+
+def begins_with_somebodys(settings: DistillConfig) -> bool:
+    """Whether the set begins as real images: cells that the package draws are nobody's."""
+    return settings.data != "cellphantom" and settings.images.init != "noise"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -67,8 +73,7 @@ def main(argv: Sequence[str]) -> None:
         )
     scores_table(result.scores, f"{dataset.name}, {settings.ipc} images per class: test split, percent")
     print(f"set      {result.set}\npicture  {result.set}/grid.png\ncurves   {result.curve}\npage     {result.page}")
-    # Cells that the package draws are nobody's.
-    if settings.data != "cellphantom" and settings.images.init != "noise":
+    if begins_with_somebodys(settings):
         # By what was asked for, as a URL that is shown lacks its query.
         say_how_it_began(api.held_set(out).recipe)
     if asked.json:
