@@ -300,13 +300,13 @@ def as_scored(
     # Its own recipe decides network, whitening and augmentation, so that a set of ours is scored as it was made.
     own = _scored_as_made(made.recipe["config"]) if isinstance(made, SyntheticSet) else {}
     scoring = {**own.get("evaluation", {}), "networks": networks, "seeds": seeds}
-    config = _config(data, None, merge({**own, "evaluation": scoring}, settings))
+    # No image of the dataset is asked for, however few it has of a class.
+    config = _config(data, None, merge({**own, "evaluation": scoring}, settings)).replace(images={"init": "noise"})
     dataset = _dataset_of_set(data, config, data_root)
     given = as_given(made, dataset, config)
     # Random images beside it are as many in all, where its classes have unequally many.
     ipc = max(1, round(len(given.images) / dataset.num_classes))
-    config = config.replace(ipc=ipc, images={"init": "noise"})
-    return given.problem(dataset, config).check(), given.images, given.probabilities
+    return given.problem(dataset, config.replace(ipc=ipc)).check(), given.images, given.probabilities
 
 
 def _scored_as_made(made_with: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ptm_ray.orchestrate.outcome import synthetic_set
 from ptm_ray.stages.finished import Finished
 from ptm_ray.stages.problem import Problem
 from ptm_ray.store.artefact import SyntheticSet
-from tests.files import picture, write_classes, write_dataset
+from tests.files import picture, write_classes, write_dataset, write_npz
 from tests.small import SETTINGS, small_dataset
 
 SCORED_BY = {part: SETTINGS[part] for part in ("network", "evaluation")}
@@ -78,6 +78,15 @@ def test_pictures_of_another_are_read_as_large_as_the_datasets_images(tmp_path, 
     # In the user's own folder too, as the shell leaves it after an equals sign.
     monkeypatch.setenv("HOME", str(tmp_path))
     assert np.array_equal(as_scored("~/pictures", data)[1], images)
+
+
+def test_a_set_of_another_is_scored_on_a_dataset_of_few_images(tmp_path):
+    # Four training images of a class, which are fewer than a distillation would ask for by default.
+    few = write_npz(tmp_path / "few.npz")
+    images, labels = np.full((3, 16, 16), 100, np.uint8), np.arange(3)
+    theirs = write_npz(tmp_path / "theirs.npz", train_images=images, train_labels=labels)
+    problem, images, _ = as_scored(theirs, few)
+    assert (problem.config.ipc, len(images)) == (1, 3)
 
 
 def test_beside_a_set_of_unequal_classes_stand_as_many_random_images_in_all(tmp_path):

@@ -118,7 +118,7 @@ class SuiteConfig(Settings):
         """That every cell has a set of its own."""
         where = table[SETS]
         if len(table) > 1 or not isinstance(where, str):
-            raise ValueError(f"methods.{name} has sets of its own, so that and nothing else is a path: got {table}")
+            raise ValueError(f"methods.{name}: sets is a path, and nothing else may stand beside it; got {table}")
         for placeholder, many in zip(PLACES, (len(self.datasets) > 1, len(self.ipc) > 1, False), strict=True):
             if many and placeholder not in where:
                 raise ValueError(

@@ -161,8 +161,9 @@ class SweepConfig(Settings):
     def corners(self) -> Iterator[DistillConfig]:
         """Each value of each setting, of a range its ends, beside the first values of all others."""
         first = {name: _corners(dimension)[0] for name, dimension in self.space.items()}
+        yield self.config(first)
         for name, dimension in self.space.items():
-            for value in _corners(dimension):
+            for value in _corners(dimension)[1:]:
                 yield self.config({**first, name: value})
 
     def experts_wanted(self) -> list[DistillConfig]:

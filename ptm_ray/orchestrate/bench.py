@@ -180,11 +180,10 @@ class _Runner:
             if isinstance(dataset, PtmError):
                 self._failed(cell, dataset, None)
                 continue
-            print_of = fingerprint(self._asked, config, dataset)
             try:
                 problem = Problem(dataset, config).check()
             except PtmError as error:
-                self._failed(cell, error, print_of)
+                self._failed(cell, error, fingerprint(self._asked, config, dataset))
                 continue
             try:
                 given = self._given(cell, problem)
@@ -212,10 +211,11 @@ class _Runner:
         for cell in self._asked.cells():
             dataset = self._datasets.get(cell.dataset)
             # What is given is read again by every call.
-            here = isinstance(dataset, MedicalDataset) and self._asked.set_of(cell) is None
-            if isinstance(dataset, MedicalDataset) and here and self._table.done(cell.key, None):
-                print_of = fingerprint(self._asked, self._asked.config(cell), dataset)
-                found += [] if self._table.done(cell.key, print_of) else [cell]
+            if not isinstance(dataset, MedicalDataset) or self._asked.set_of(cell) is not None:
+                continue
+            print_of = fingerprint(self._asked, self._asked.config(cell), dataset)
+            if self._table.done(cell.key, None) and not self._table.done(cell.key, print_of):
+                found.append(cell)
         return found
 
     def run(self, todo: list[_Task], workers: int) -> None:

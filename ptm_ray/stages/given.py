@@ -45,18 +45,16 @@ class SeenAsMade(Problem):
 class GivenSet:
     """`images` (n, channels, height, width) as networks see them, `probabilities` (n, classes) in the dataset's order.
 
-    `whitening`: the set's own, where it says which; `inner_lr`: where it has learned one.
+    `whitening`: how networks see images, the set's own where it says which; `inner_lr`: where it has learned one.
     """
 
     images: Floats
     probabilities: Floats
-    whitening: Whitening | None = None
+    whitening: Whitening
     inner_lr: float | None = None
 
     def problem(self, dataset: MedicalDataset, config: DistillConfig, device: str = "cpu") -> Problem:
         """What networks are scored on that were trained on it."""
-        if self.whitening is None:
-            return Problem(dataset, config, device)
         return SeenAsMade(dataset, config, device, of_set=self.whitening)
 
     def synthetic(self, device: str) -> Synthetic:
@@ -76,7 +74,9 @@ class GivenSet:
     def digest(self) -> str:
         """Of what it holds."""
         held = hashlib.sha256(repr((self.images.shape, self.inner_lr)).encode())
-        for array in (self.images, self.probabilities):
+        seen = self.whitening
+        parts = [seen.mean, seen.std] if seen.zca is None else [seen.mean, seen.std, seen.zca.stored]
+        for array in (self.images, self.probabilities, *(part.numpy() for part in parts)):
             held.update(np.ascontiguousarray(array).tobytes())
         return held.hexdigest()
 
@@ -107,7 +107,8 @@ def as_given(made: SyntheticSet | Path, dataset: MedicalDataset, config: Distill
         # Pictures of any size become as large as those that networks are tested on.
         split, names = load_training_images(made, dataset.resolution)
         probabilities = np.eye(len(names), dtype=np.float32)[split.labels]
-        images, whitening, inner_lr = Problem(dataset, config).check().normalise(split.images), None, None
+        problem = Problem(dataset, config).check()
+        images, whitening, inner_lr = problem.normalise(split.images), problem.whitening, None
     if len(names) != dataset.num_classes:
         raise DataError(f"the set has {len(names)} classes, {dataset.name} has {dataset.num_classes}; they must agree")
     if images.shape[1:] != (dataset.channels, dataset.resolution, dataset.resolution):

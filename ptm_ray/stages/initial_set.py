@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 
-from ptm_ray.config.parts import CHOSEN_BY_EXPERTS
 from ptm_ray.core.coresets import coreset_rows, herd, k_center, k_means
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.core.synthetic import Synthetic, balanced_rows, from_noise, from_real, natural_rows
@@ -39,7 +38,7 @@ def initial_set(problem: Problem, trajectories: TrajectorySource, seeds: Seeds) 
         synthetic = from_noise(shape, data.num_classes, config.ipc, lr, draw)
     else:
         images, labels = problem.tensors("train")
-        if config.images.init in CHOSEN_BY_EXPERTS:
+        if config.images.init in CHOICES:
             expert = int(torch.randint(trajectories.num_experts, (), generator=draw))
             choose, names = CHOICES[config.images.init], data.class_names
             rows = choose(problem.network(), trained(expert), images, labels, config.ipc, names, draw)

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from ptm_ray.config.base import merge
+from ptm_ray.config.parts import CHOSEN_BY_EXPERTS
 from ptm_ray.core.seeds import Seeds
 from ptm_ray.stages.distill import Distillation
 from ptm_ray.stages.experts import ExpertTrainer, kinds_wanted, store_of
+from ptm_ray.stages.initial_set import CHOICES
 from ptm_ray.stages.scoring import Evaluator, InlineScorer
 from ptm_ray.store.checkpoints import RunFolder
 from tests.small import small_problem
@@ -68,6 +70,10 @@ def test_of_each_kind_of_expert_as_many_are_wanted_as_anybody_wants():
     wanted = kinds_wanted(small_problem(experts=experts) for experts in counts)
     assert [problem.experts.count for problem in wanted.values()] == [8, 1]
     assert all(store_of(problem, "").key == key for key, problem in wanted.items())
+
+
+def test_settings_know_which_first_images_an_expert_chooses():
+    assert set(CHOSEN_BY_EXPERTS) == set(CHOICES)
 
 
 @pytest.mark.parametrize(
